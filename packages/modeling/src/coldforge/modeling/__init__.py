@@ -1,0 +1,16 @@
+"""Gemma3 in Flax nnx."""
+
+from coldforge.modeling.cache import KVCache, cache_bytes, init_cache
+from coldforge.modeling.config import (
+    ConfigError,
+    Gemma3Config,
+    from_gguf,
+    from_hf,
+    gemma3_1b,
+    gemma3_4b,
+    gemma3_12b,
+    gemma3_27b,
+    gemma3_270m,
+)
+from coldforge.modeling.model import Gemma3
+from coldforge.modeling.sharding import make_mesh, named_sharding, partition_spec

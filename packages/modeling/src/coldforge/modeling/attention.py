@@ -1,0 +1,199 @@
+"""Causal attention with grouped queries, packed segments and sliding windows, in memory that grows with seq, not seq².
+
+`attend` is self-attention over a whole row (training, scoring, the first prefill chunk). On TPU it is the splash kernel
+(Pallas: blocks that the mask empties are never computed). Elsewhere:
+  - a local layer cuts queries into blocks and gives each the block's own keys and the `window - 1` before it: cost and
+    memory seq × window;
+  - a global layer works on 512 queries at a time, over keys that end near its last query: memory 512 × seq at a time
+    (also in the backward pass), cost 56 % of the full square.
+`attend_cached` is attention of new tokens over a key/value cache.
+
+Queries come already scaled; softmax is in float32. Order in a row is what "earlier" means: key j is seen by query i if
+j <= i, i - j < window, and both have the same segment id, which is not 0 (padding). A query that sees no key (padding)
+gets finite numbers without meaning.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from coldforge.modeling.sharding import current_platform, partition_spec
+
+Kernel = Literal["auto", "splash", "splash_interpret", "blocked"]
+
+MASKED = -1e30  # finite, so that a row without any visible key gives a uniform softmax and not NaN
+QUERY_BLOCK = 512  # global layers: queries at a time
+LOCAL_BLOCK = 256  # local layers: a query block of 256 looks at 768 keys for a window of 512 (a block of 512 at 1,024)
+
+
+def attend(
+    q: Float[Array, "batch seq heads head_dim"],
+    k: Float[Array, "batch seq kv_heads head_dim"],
+    v: Float[Array, "batch seq kv_heads head_dim"],
+    segment_ids: Int[Array, "batch seq"],
+    *,
+    window: int | None = None,
+    kernel: Kernel = "auto",
+) -> Float[Array, "batch seq heads head_dim"]:
+    """Causal self-attention within segments; `window=None` sees all earlier keys.
+
+    `kernel` "auto" takes splash attention when the trace is for TPU (see `sharding.current_platform`), "blocked" elsewhere;
+    "splash_interpret" runs the TPU kernel's code in Python, for tests.
+    """
+    if kernel == "auto":
+        kernel = "splash" if current_platform() == "tpu" else "blocked"
+    if kernel != "blocked":
+        return _splash(q, k, v, segment_ids, window=window, interpret=kernel == "splash_interpret")
+    seq = q.shape[1]
+    if window is not None and seq > window + LOCAL_BLOCK:
+        return _banded(q, k, v, segment_ids, window)
+    if seq <= 2 * QUERY_BLOCK:
+        index = jnp.arange(seq)
+        return _attend_block(q, k, v, segment_ids, segment_ids, index, index, window)
+    return _triangular(q, k, v, segment_ids, window)
+
+
+def attend_cached(
+    q: Float[Array, "batch new heads head_dim"],
+    keys: list[Float[Array, "batch kv_heads _ head_dim"]],
+    values: list[Float[Array, "batch kv_heads _ head_dim"]],
+    masks: list[Bool[Array, "batch new _"]],
+) -> Float[Array, "batch new heads head_dim"]:
+    """Softmax attention over the concatenation of several key/value stores, without concatenating them.
+
+    A store is, for example, a ring cache and the new chunk itself. `masks[i][b, t, s]` says whether query t of row b sees
+    key s of store i.
+    """
+    batch, new, heads, head_dim = q.shape
+    kv_heads = keys[0].shape[1]
+    grouped = q.reshape(batch, new, kv_heads, heads // kv_heads, head_dim)
+    scores = [
+        jnp.where(
+            mask[:, None, None],
+            jnp.einsum("btkgh,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32),
+            MASKED,
+        )
+        for key, mask in zip(keys, masks, strict=True)
+    ]
+    high = functools.reduce(jnp.maximum, [s.max(axis=-1, keepdims=True) for s in scores])
+    weights = [jnp.exp(s - high) for s in scores]
+    total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
+    out = sum(
+        jnp.einsum("bkgts,bksh->btkgh", (w / total).astype(value.dtype), value, preferred_element_type=jnp.float32)
+        for w, value in zip(weights, values, strict=True)
+    )
+    return jnp.asarray(out).astype(q.dtype).reshape(q.shape)
+
+
+def _attend_block(q, k, v, q_segments, k_segments, q_index, k_index, window):
+    """Dense attention of one block of queries over one range of keys; index arrays give places in the row."""
+    distance = q_index[:, None] - k_index[None, :]
+    mask = (q_segments[:, :, None] == k_segments[:, None, :]) & (k_segments[:, None, :] != 0) & (distance >= 0)
+    if window is not None:
+        mask &= distance < window
+    return attend_cached(q, [k.swapaxes(1, 2)], [v.swapaxes(1, 2)], [mask])
+
+
+def _banded(q, k, v, segment_ids, window):
+    """Local attention: query block n sees the keys of blocks n - back ... n."""
+    batch, seq = segment_ids.shape
+    block = LOCAL_BLOCK if window >= LOCAL_BLOCK else max(window, 64)
+    back = -(-(window - 1) // block)  # earlier blocks that a window can reach into
+    count = -(-seq // block)
+
+    def pad(x, before):
+        return jnp.pad(x, ((0, 0), (before, count * block - seq)) + ((0, 0),) * (x.ndim - 2))
+
+    def windows(x):  # [batch * count, (back + 1) * block, ...]
+        x = pad(x, back * block)
+        parts = [x[:, i * block : (i + count) * block].reshape(batch * count, block, *x.shape[2:]) for i in range(back + 1)]
+        return jnp.concatenate(parts, axis=1)
+
+    def blocks(x):
+        return pad(x, 0).reshape(batch * count, block, *x.shape[2:])
+
+    q_index = back * block + jnp.arange(block)
+    k_index = jnp.arange((back + 1) * block)
+    out = _attend_block(
+        blocks(q), windows(k), windows(v), blocks(segment_ids), windows(segment_ids), q_index, k_index, window
+    )
+    return out.reshape(batch, count * block, *q.shape[2:])[:, :seq]
+
+
+def _triangular(q, k, v, segment_ids, window, groups: int = 8):
+    """Global attention: up to `groups` static ranges of queries, each over keys [0, end of the range), in blocks of queries.
+
+    Eight ranges cost (8 + 1) / 16 = 56 % of the full square; the blocks are recomputed in the backward pass, so that no
+    more than one block's scores live at a time.
+    """
+    seq = q.shape[1]
+    count = -(-seq // QUERY_BLOCK)
+    padded = count * QUERY_BLOCK
+    q, k, v = (jnp.pad(x, ((0, 0), (0, padded - seq), (0, 0), (0, 0))) for x in (q, k, v))
+    segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padded - seq)))
+    step = -(-count // groups)
+    out = []
+    for first in range(0, count, step):
+        last = min(first + step, count)
+        end = last * QUERY_BLOCK
+        keys, values, k_segments = k[:, :end], v[:, :end], segment_ids[:, :end]
+
+        @jax.checkpoint
+        def one(start, keys=keys, values=values, k_segments=k_segments, end=end):
+            take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=QUERY_BLOCK, axis=1)
+            q_index = start + jnp.arange(QUERY_BLOCK)
+            return _attend_block(take(q), keys, values, take(segment_ids), k_segments, q_index, jnp.arange(end), window)
+
+        blocks = jax.lax.map(one, QUERY_BLOCK * jnp.arange(first, last))  # [blocks, batch, QUERY_BLOCK, heads, head_dim]
+        out.append(jnp.moveaxis(blocks, 0, 1).reshape(q.shape[0], -1, *q.shape[2:]))
+    return jnp.concatenate(out, axis=1)[:, :seq]
+
+
+def _splash(q, k, v, segment_ids, *, window, interpret):
+    """The splash attention kernel of JAX, per device, over the mesh of the context."""
+    seq, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
+    padded = -(-seq // 128) * 128
+    if padded != seq:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, padded - seq), (0, 0), (0, 0))) for x in (q, k, v))
+        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padded - seq)))
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [batch, heads, seq, head_dim]
+
+    mesh = jax.sharding.get_abstract_mesh()
+    run = functools.partial(_splash_rows, window=window, interpret=interpret)
+    if not mesh.empty and mesh.size > 1:
+        # A Pallas call cannot be partitioned by the compiler: each device runs it on its rows and heads.
+        spec = partition_spec(("batch", "heads", None, None), q.shape, mesh)
+        if spec[1] is not None and kv_heads > 1 and partition_spec(("kv_heads",), (kv_heads,), mesh)[0] is None:
+            k, v = (jnp.repeat(x, heads // kv_heads, axis=1) for x in (k, v))  # more ways than key/value heads
+        kv_spec = PartitionSpec(spec[0], spec[1] if k.shape[1] > 1 else None)
+        run = jax.shard_map(
+            run, mesh=mesh, in_specs=(spec, kv_spec, kv_spec, PartitionSpec(spec[0])), out_specs=spec, check_vma=False
+        )
+    return run(q, k, v, segment_ids).swapaxes(1, 2)[:, :seq]
+
+
+def _splash_rows(q, k, v, segment_ids, *, window, interpret):
+    """Splash attention of rows that live on one device: q [batch, heads, seq, head_dim]."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    seq, heads = q.shape[2], q.shape[1]
+    block = next(size for size in (512, 256, 128) if seq % size == 0)
+    mask = masks.CausalMask((seq, seq)) if window is None else masks.LocalMask((seq, seq), (window - 1, 0), 0)
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=splash.BlockSizes(
+            block_q=block, block_kv=block, block_kv_compute=block,
+            block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
+            block_q_dq=block, block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )  # fmt: skip
+    segments = splash.SegmentIds(q=segment_ids, kv=segment_ids)
+    return jax.vmap(kernel)(q, k, v, segments)

@@ -1,0 +1,331 @@
+"""Gemma3, text only, as Flax nnx modules: embedding → layers of local and global attention → hidden states.
+
+    hidden = model(tokens)                                   # [batch, seq, embed], one text per row
+    hidden = model(tokens, segment_ids=ids)                  # several texts per row; 0 is padding
+    hidden, cache = model(tokens, positions, cache=cache)    # new tokens over a key/value cache
+    logits = model.logits(hidden)                            # [batch, seq, vocab] in float32: only where you need them
+
+The model returns hidden states, since logits of 262,144 tokens are what memory goes to: 4.3 GB for one row of 4,096.
+Order in a layer (Gemma 3 report, section 2; checked against transformers): norm → q, k, v → norm of q and k → rotary →
+attention → norm → add; norm → gated GELU MLP → norm → add. Norms, rotary and softmax run in float32, products in the
+parameters' dtype. Module and parameter names are those that LoRA expressions for Gemma and Tunix models use.
+Weights are stored with the contracted dimensions first, which is how both TPU and CPU read them without a transpose.
+Left out: images, dropout (Gemma has none), soft-capping (Gemma 2).
+"""
+
+from typing import NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from coldforge.modeling.attention import Kernel, attend, attend_cached
+from coldforge.modeling.cache import KVCache, visible, write, write_slots
+from coldforge.modeling.config import Gemma3Config, LayerType
+from coldforge.modeling.sharding import constrain
+
+
+class Rotary(NamedTuple):
+    """Cosine and sine of one kind of layer's rotary angles, float32 `[batch, seq, 1, head_dim / 2]`."""
+
+    cos: Array
+    sin: Array
+
+
+class Param(nnx.Param):
+    """A parameter that knows the logical name of each of its dimensions (`sharding.RULES`)."""
+
+
+def _param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], dtype, scale: float) -> Param:
+    value = scale * jax.random.normal(rngs.params(), shape, jnp.float32) if scale else jnp.zeros(shape)
+    return Param(value.astype(dtype), axes=axes)
+
+
+class RMSNorm(nnx.Module):
+    """`x / rms(x) * (1 + scale)` in float32, returned in the dtype of `x`."""
+
+    def __init__(self, dim: int, eps: float, *, axis: str, dtype, rngs: nnx.Rngs):
+        self.scale = _param(rngs, (dim,), (axis,), dtype, 0.0)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*dims dim"]) -> Float[Array, "*dims dim"]:
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (normed * (1.0 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+
+
+class _Linear(nnx.Module):
+    """One product `einsum(equation, x, weight)`, in the dtype of `x` also where LoRA parameters are wider."""
+
+    weight_name: str
+
+    def __init__(self, equation: str, shape: tuple[int, ...], axes: tuple[str, ...], *, fan_in: int, dtype, rngs: nnx.Rngs):
+        setattr(self, self.weight_name, _param(rngs, shape, axes, dtype, fan_in**-0.5))
+        self.equation = equation
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        weight = getattr(self, self.weight_name)
+        # qwix knows a weight by identity: the raw array of a Param, or the quantised object that replaced it.
+        weight = weight.get_value() if isinstance(weight, nnx.Variable) else weight
+        return jnp.einsum(self.equation, x, weight).astype(x.dtype)
+
+
+class Einsum(_Linear):
+    """An attention projection; its parameter is called `w`."""
+
+    weight_name = "w"
+
+
+class Linear(_Linear):
+    """An MLP projection; its parameter is called `kernel`."""
+
+    weight_name = "kernel"
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with norms on queries and keys."""
+
+    def __init__(self, config: Gemma3Config, kind: LayerType, *, kernel: Kernel, dtype, rngs: nnx.Rngs):
+        d, n, k, h = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
+        self.q_einsum = Einsum(
+            "btd,dnh->btnh", (d, n, h), ("embed", "heads", "head_dim"), fan_in=d, dtype=dtype, rngs=rngs
+        )
+        self.kv_einsum = Einsum(
+            "btd,dckh->btckh", (d, 2, k, h), ("embed", "kv", "kv_heads", "head_dim"), fan_in=d, dtype=dtype, rngs=rngs
+        )
+        self.attn_vec_einsum = Einsum(
+            "btnh,nhd->btd", (n, h, d), ("heads", "head_dim", "embed"), fan_in=n * h, dtype=dtype, rngs=rngs
+        )
+        self._query_norm = RMSNorm(h, config.norm_eps, axis="head_dim", dtype=dtype, rngs=rngs)
+        self._key_norm = RMSNorm(h, config.norm_eps, axis="head_dim", dtype=dtype, rngs=rngs)
+        self.window = config.sliding_window if kind == "local" else None
+        self.query_scale = config.query_scale
+        self.kernel = kernel
+
+    def __call__(self, x, rotary: Rotary, segment_ids, cached: "_CachedLayer | None"):
+        q = self._query_norm(self.q_einsum(x))
+        kv = self.kv_einsum(x)
+        k, v = self._key_norm(kv[:, :, 0]), kv[:, :, 1]
+        q = rotate(q, rotary) * jnp.asarray(self.query_scale, q.dtype)
+        k = rotate(k, rotary)
+        if cached is None:
+            out, store = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel), None
+        else:
+            out, store = _attend_and_write(q, k, v, segment_ids, cached, self.window, self.kernel)
+        return self.attn_vec_einsum(out), store
+
+
+class MLP(nnx.Module):
+    """`down(gelu(gate(x)) * up(x))` with the tanh form of GELU."""
+
+    def __init__(self, config: Gemma3Config, *, dtype, rngs: nnx.Rngs):
+        d, f = config.embed_dim, config.mlp_dim
+        self.gate_proj = Linear("btd,df->btf", (d, f), ("embed", "mlp"), fan_in=d, dtype=dtype, rngs=rngs)
+        self.up_proj = Linear("btd,df->btf", (d, f), ("embed", "mlp"), fan_in=d, dtype=dtype, rngs=rngs)
+        self.down_proj = Linear("btf,fd->btd", (f, d), ("mlp", "embed"), fan_in=f, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch seq embed"]) -> Float[Array, "batch seq embed"]:
+        return self.down_proj(nnx.gelu(self.gate_proj(x), approximate=True) * self.up_proj(x))
+
+
+class Layer(nnx.Module):
+    """Attention and MLP, each between two norms, added to the residual stream."""
+
+    def __init__(self, config: Gemma3Config, kind: LayerType, *, kernel: Kernel, dtype, rngs: nnx.Rngs):
+        def norm():
+            return RMSNorm(config.embed_dim, config.norm_eps, axis="embed", dtype=dtype, rngs=rngs)
+
+        self.pre_attention_norm = norm()
+        self.attn = Attention(config, kind, kernel=kernel, dtype=dtype, rngs=rngs)
+        self.post_attention_norm = norm()
+        self.pre_ffw_norm = norm()
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.post_ffw_norm = norm()
+
+    def __call__(self, x, rotary: Rotary, segment_ids, cached: "_CachedLayer | None" = None):
+        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached)
+        x = x + self.post_attention_norm(attended)
+        return x + self.post_ffw_norm(self.mlp(self.pre_ffw_norm(x))), store
+
+
+class Embedder(nnx.Module):
+    """The embedding, which is also the head (tied)."""
+
+    def __init__(self, config: Gemma3Config, *, dtype, rngs: nnx.Rngs):
+        shape = (config.vocab_size, config.embed_dim)
+        self.input_embedding = _param(rngs, shape, ("vocab", "embed"), dtype, config.embed_dim**-0.5)
+
+    def encode(self, tokens: Int[Array, "batch seq"]) -> Float[Array, "batch seq embed"]:
+        table = self.input_embedding[...]
+        # The factor is rounded to the activation's dtype, as Gemma was trained (bf16: 25.25 for 640, not 25.298).
+        return table[tokens] * jnp.asarray(table.shape[1] ** 0.5, table.dtype)
+
+    def decode(self, hidden: Float[Array, "*dims embed"]) -> Float[Array, "*dims vocab"]:
+        return jnp.einsum("...d,vd->...v", hidden, self.input_embedding[...], preferred_element_type=jnp.float32)
+
+
+class Gemma3(nnx.Module):
+    """A Gemma3 text model.
+
+    Args:
+      config: its sizes.
+      rngs: for the random initial weights; `load` gives trained ones.
+      dtype: of parameters and activations (float32 or bfloat16; float16 overflows: the residual stream reaches 1e5).
+      kernel: attention kernel, see `attention.attend`.
+    """
+
+    def __init__(self, config: Gemma3Config, *, rngs: nnx.Rngs, dtype=jnp.float32, kernel: Kernel = "auto"):
+        if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
+            raise ValueError(f"dtype must be float32 or bfloat16 (float16 overflows in Gemma3), got {jnp.dtype(dtype).name}")
+        self.config = config
+        self.embedder = Embedder(config, dtype=dtype, rngs=rngs)
+        self.layers = nnx.List(
+            [Layer(config, kind, kernel=kernel, dtype=dtype, rngs=rngs) for kind in config.layer_types]
+        )
+        self.final_norm = RMSNorm(config.embed_dim, config.norm_eps, axis="embed", dtype=dtype, rngs=rngs)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of parameters and activations."""
+        return self.embedder.input_embedding.get_value().dtype
+
+    @overload
+    def __call__(self, tokens, positions=None, segment_ids=None) -> Float[Array, "batch seq embed"]: ...
+    @overload
+    def __call__(
+        self, tokens, positions=None, segment_ids=None, *, cache: KVCache
+    ) -> tuple[Float[Array, "batch seq embed"], KVCache]: ...
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch seq"],
+        positions: Int[Array, "batch seq"] | None = None,
+        segment_ids: Int[Array, "batch seq"] | None = None,
+        *,
+        cache: KVCache | None = None,
+    ):
+        """Hidden states after the last norm, `[batch, seq, embed]`; with `cache`, also the cache with `tokens` in it.
+
+        Args:
+          tokens: ids, `[batch, seq]`. An id outside the vocabulary is not seen here: check data where it enters.
+          positions: for the rotary angles; default is the index within the segment. With `cache` they must be given, are
+            also the places in the cache, and -1 marks padding.
+          segment_ids: texts packed in a row, numbered from 1 in contiguous runs; 0 is padding. Default: all one segment.
+          cache: see `cache.init_cache`. Rows may be at different positions; a row's tokens have consecutive positions.
+
+        Packing example: texts [5, 6] and [7, 8, 9] in a row of 6:
+          tokens       5 6 7 8 9 0
+          segment_ids  1 1 2 2 2 0
+          positions    0 1 0 1 2 0   (the default)
+        """
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens must be [batch, seq], got shape {tokens.shape}")
+        if cache is not None:
+            if positions is None or segment_ids is not None:
+                raise ValueError("with a cache, give positions (-1 for padding) and no segment_ids")
+            segment_ids = (positions >= 0).astype(jnp.int32)
+        elif segment_ids is None:
+            segment_ids = jnp.ones_like(tokens)
+        if positions is None:
+            positions = segment_positions(segment_ids)
+
+        rotary = {
+            "local": rotary_angles(positions, self.config.head_dim, self.config.local_rope_theta, 1.0),
+            "global": rotary_angles(
+                positions, self.config.head_dim, self.config.global_rope_theta, self.config.global_rope_factor
+            ),
+        }
+        plan = None if cache is None else _CachePlan.make(cache, positions, self.config.sliding_window)
+        x = constrain(self.embedder.encode(tokens), ("batch", None, None))
+        stores = []
+        for i, (layer, kind) in enumerate(zip(self.layers, self.config.layer_types, strict=True)):
+            cached = None if cache is None or plan is None else plan.layer(cache, i, kind)
+            x, store = layer(x, rotary[kind], segment_ids, cached)
+            x = constrain(x, ("batch", None, None))
+            stores.append(store)
+        hidden = self.final_norm(x)
+        if cache is None or plan is None:
+            return hidden
+        keys, values = zip(*stores, strict=True)
+        return hidden, KVCache(keys=keys, values=values, positions=plan.after)
+
+    def logits(self, hidden: Float[Array, "*dims embed"]) -> Float[Array, "*dims vocab"]:
+        """Next-token logits in float32. `[*, embed]` → `[*, vocab]`: select the positions you need first."""
+        return self.embedder.decode(hidden)
+
+
+def segment_positions(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
+    """Index of each token within its segment: `[1, 1, 2, 2, 2, 0]` → `[0, 1, 0, 1, 2, 0]`."""
+    index = jnp.arange(segment_ids.shape[1])
+    starts = jnp.concatenate([jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def rotary_angles(positions: Int[Array, "batch seq"], head_dim: int, theta: float, factor: float) -> Rotary:
+    """Angles `position / factor * theta ** (-2 i / head_dim)` in float32 (RoFormer, arXiv 2104.09864, eq. 15)."""
+    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim) / factor
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    return Rotary(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotate(x: Float[Array, "batch seq heads head_dim"], rotary: Rotary) -> Float[Array, "batch seq heads head_dim"]:
+    """Rotates dimension i together with i + head_dim / 2, in float32."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = [first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+class _CachedLayer(NamedTuple):
+    """One layer's view of the cache for one call."""
+
+    keys: Array  # [batch, kv_heads, slots, head_dim]
+    values: Array
+    slots: Array  # [batch, new]: where the new tokens go
+    seen_before: Array | None  # [batch, new, slots]: what queries see of the cache as it was; None: nothing was in it
+    seen_new: Array | None  # [batch, new, new]: what queries see of the new tokens
+    seen_after: Array | None  # [batch, 1, slots]: what one new query sees of the cache with its own key written
+
+
+class _CachePlan(NamedTuple):
+    """What all layers of a kind share in one call: slots and masks."""
+
+    by_kind: dict[LayerType, tuple[Array, Array | None, Array | None, Array | None]]
+    after: dict[LayerType, Array]
+
+    @classmethod
+    def make(cls, cache: KVCache, positions: Array, sliding_window: int) -> "_CachePlan":
+        by_kind, after = {}, {}
+        single = positions.shape[1] == 1 and not cache.empty
+        for kind, before in cache.positions.items():
+            window = sliding_window if kind == "local" else None
+            length = before.shape[1]
+            slots = write_slots(positions, length) if kind == "local" else jnp.where(positions >= 0, positions, length)
+            rows = jnp.arange(before.shape[0])[:, None]
+            after[kind] = before.at[rows, slots].set(positions, mode="drop")
+            if cache.empty:
+                masks = None, None, None
+            elif single:
+                masks = None, None, visible(positions, after[kind], window)
+            else:
+                masks = visible(positions, before, window), visible(positions, positions, window), None
+            by_kind[kind] = (slots, *masks)
+        return cls(by_kind, after)
+
+    def layer(self, cache: KVCache, index: int, kind: LayerType) -> _CachedLayer:
+        return _CachedLayer(cache.keys[index], cache.values[index], *self.by_kind[kind])
+
+
+def _attend_and_write(q, k, v, segment_ids, cached: _CachedLayer, window, kernel):
+    """Attention of new tokens over cache and themselves, and the store with their keys and values in it.
+
+    One new token is written first: its ring slot held exactly the key that left the window. Of several, the first may
+    still need keys that the last overwrite, so they look at the old cache and at each other, and then are written.
+    """
+    store = write(cached.keys, k, cached.slots), write(cached.values, v, cached.slots)
+    if cached.seen_after is not None:
+        return attend_cached(q, [store[0]], [store[1]], [cached.seen_after]), store
+    if cached.seen_before is None:
+        return attend(q, k, v, segment_ids, window=window, kernel=kernel), store
+    keys, values = [cached.keys, k.swapaxes(1, 2)], [cached.values, v.swapaxes(1, 2)]
+    return attend_cached(q, keys, values, [cached.seen_before, cached.seen_new]), store
