@@ -1,0 +1,1 @@
+"""Text for Gemma3: the tokenizer and the chat template."""
