@@ -13,7 +13,8 @@ Weights are stored with the contracted dimensions first, which is how both TPU a
 Left out: images, dropout (Gemma has none), soft-capping (Gemma 2).
 """
 
-from typing import NamedTuple, overload
+import math
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,9 @@ from coldforge.modeling.attention import Kernel, attend, attend_cached
 from coldforge.modeling.cache import KVCache, visible, write, write_slots
 from coldforge.modeling.config import Gemma3Config, LayerType
 from coldforge.modeling.sharding import constrain
+
+if TYPE_CHECKING:
+    from coldforge.modeling.lora import LoraConfig
 
 
 class Rotary(NamedTuple):
@@ -60,9 +64,13 @@ class _Linear(nnx.Module):
 
     weight_name: str
 
-    def __init__(self, equation: str, shape: tuple[int, ...], axes: tuple[str, ...], *, fan_in: int, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, equation: str, shape: tuple[int, ...], axes: tuple[str, ...], *, contracted: int = 1, dtype, rngs: nnx.Rngs
+    ):
+        fan_in = math.prod(shape[:contracted])
         setattr(self, self.weight_name, _param(rngs, shape, axes, dtype, fan_in**-0.5))
         self.equation = equation
+        self.contracted = contracted  # leading dimensions of the weight that the product sums over
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         weight = getattr(self, self.weight_name)
@@ -89,13 +97,13 @@ class Attention(nnx.Module):
     def __init__(self, config: Gemma3Config, kind: LayerType, *, kernel: Kernel, dtype, rngs: nnx.Rngs):
         d, n, k, h = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
         self.q_einsum = Einsum(
-            "btd,dnh->btnh", (d, n, h), ("embed", "heads", "head_dim"), fan_in=d, dtype=dtype, rngs=rngs
+            "btd,dnh->btnh", (d, n, h), ("embed", "heads", "head_dim"), dtype=dtype, rngs=rngs
         )
         self.kv_einsum = Einsum(
-            "btd,dckh->btckh", (d, 2, k, h), ("embed", "kv", "kv_heads", "head_dim"), fan_in=d, dtype=dtype, rngs=rngs
+            "btd,dckh->btckh", (d, 2, k, h), ("embed", "kv", "kv_heads", "head_dim"), dtype=dtype, rngs=rngs
         )
         self.attn_vec_einsum = Einsum(
-            "btnh,nhd->btd", (n, h, d), ("heads", "head_dim", "embed"), fan_in=n * h, dtype=dtype, rngs=rngs
+            "btnh,nhd->btd", (n, h, d), ("heads", "head_dim", "embed"), contracted=2, dtype=dtype, rngs=rngs
         )
         self._query_norm = RMSNorm(h, config.norm_eps, axis="head_dim", dtype=dtype, rngs=rngs)
         self._key_norm = RMSNorm(h, config.norm_eps, axis="head_dim", dtype=dtype, rngs=rngs)
@@ -107,8 +115,7 @@ class Attention(nnx.Module):
         q = self._query_norm(self.q_einsum(x))
         kv = self.kv_einsum(x)
         k, v = self._key_norm(kv[:, :, 0]), kv[:, :, 1]
-        q = rotate(q, rotary) * jnp.asarray(self.query_scale, q.dtype)
-        k = rotate(k, rotary)
+        q, k = rotate(q, rotary, scale=self.query_scale), rotate(k, rotary)
         if cached is None:
             out, store = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel), None
         else:
@@ -121,9 +128,9 @@ class MLP(nnx.Module):
 
     def __init__(self, config: Gemma3Config, *, dtype, rngs: nnx.Rngs):
         d, f = config.embed_dim, config.mlp_dim
-        self.gate_proj = Linear("btd,df->btf", (d, f), ("embed", "mlp"), fan_in=d, dtype=dtype, rngs=rngs)
-        self.up_proj = Linear("btd,df->btf", (d, f), ("embed", "mlp"), fan_in=d, dtype=dtype, rngs=rngs)
-        self.down_proj = Linear("btf,fd->btd", (f, d), ("mlp", "embed"), fan_in=f, dtype=dtype, rngs=rngs)
+        self.gate_proj = Linear("btd,df->btf", (d, f), ("embed", "mlp"), dtype=dtype, rngs=rngs)
+        self.up_proj = Linear("btd,df->btf", (d, f), ("embed", "mlp"), dtype=dtype, rngs=rngs)
+        self.down_proj = Linear("btf,fd->btd", (f, d), ("mlp", "embed"), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch seq embed"]) -> Float[Array, "batch seq embed"]:
         return self.down_proj(nnx.gelu(self.gate_proj(x), approximate=True) * self.up_proj(x))
@@ -179,6 +186,7 @@ class Gemma3(nnx.Module):
         if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
             raise ValueError(f"dtype must be float32 or bfloat16 (float16 overflows in Gemma3), got {jnp.dtype(dtype).name}")
         self.config = config
+        self.lora: LoraConfig | None = None  # set by `add_lora`
         self.embedder = Embedder(config, dtype=dtype, rngs=rngs)
         self.layers = nnx.List(
             [Layer(config, kind, kernel=kernel, dtype=dtype, rngs=rngs) for kind in config.layer_types]
@@ -269,9 +277,11 @@ def rotary_angles(positions: Int[Array, "batch seq"], head_dim: int, theta: floa
     return Rotary(jnp.cos(angle), jnp.sin(angle))
 
 
-def rotate(x: Float[Array, "batch seq heads head_dim"], rotary: Rotary) -> Float[Array, "batch seq heads head_dim"]:
-    """Rotates dimension i together with i + head_dim / 2, in float32."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+def rotate(
+    x: Float[Array, "batch seq heads head_dim"], rotary: Rotary, *, scale: float = 1.0
+) -> Float[Array, "batch seq heads head_dim"]:
+    """`scale` times `x` with dimension i rotated together with i + head_dim / 2, in float32."""
+    first, second = jnp.split(scale * x.astype(jnp.float32), 2, axis=-1)
     rotated = [first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin]
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 

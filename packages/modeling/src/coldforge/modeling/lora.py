@@ -1,0 +1,219 @@
+"""LoRA and QLoRA through qwix: small trainable matrices beside frozen weights, which may be int8 or nf4.
+
+    model = add_lora(model, LoraConfig(rank=64), rngs=nnx.Rngs(0))   # shares the base's arrays
+    adapter = lora_state(model)                                      # what is trained and stored
+    set_lora(model, other)                                           # same base, another adapter
+
+Output of a target: `x W + (x A B) alpha / rank` (Hu et al., arXiv 2106.09685, section 4.1), A random, B zero, so a fresh
+adapter changes nothing. A and B are float32 whatever the base is: bf16 loses updates smaller than 1/256 of a weight.
+qwix finds parameters by tracing the model once; here that trace is abstract (no arithmetic, no memory), and the values are
+made afterwards, each on the devices where it will live.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import qwix
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from coldforge.modeling.init import variable_sharding
+from coldforge.modeling.model import Einsum, Gemma3, Linear
+
+TARGETS = ("q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "up_proj", "down_proj")
+NF4_TILE = 64  # weights that share one scale in nf4, as in QLoRA (arXiv 2305.14314, section 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """What is trained, and how the frozen rest is stored.
+
+    Attributes:
+      rank: columns of A, rows of B.
+      alpha: the adapter's output is scaled by `alpha / rank`.
+      targets: names of the modules that get an adapter, or regular expressions for whole module paths
+        (`layers/.*/attn/q_einsum`).
+      quantize: None keeps the base as it is; "int8" (a scale per output channel) or "nf4" (a scale per 64 weights) stores
+        the weights of all six projections so. Embedding and norms are never quantised.
+    """
+
+    rank: int = 64
+    alpha: float = 64.0
+    targets: tuple[str, ...] = TARGETS
+    quantize: Literal["int8", "nf4"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"LoRA rank must be at least 1, got {self.rank}")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"LoRA alpha must be positive, got {self.alpha}")
+        if not self.targets or isinstance(self.targets, str):
+            raise ValueError(f"LoRA targets must be a tuple of module names, got {self.targets!r}")
+        if self.quantize not in (None, "int8", "nf4"):
+            raise ValueError(f"quantize must be None, 'int8' or 'nf4', got {self.quantize!r}")
+
+
+def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
+    """A model with adapters on `config.targets` that shares every array of `model` which is not quantised.
+
+    Shardings follow the base: parameters placed on a mesh get adapters placed on it by `sharding.RULES`.
+
+    Raises:
+      ValueError: if the model has adapters already, or a target matches no module (the message lists the modules).
+    """
+    if model.lora is not None:
+        raise ValueError("the model has LoRA adapters already; use set_lora to exchange them, or start from the base")
+    adapted = _trace(model, _rules(model, config))
+    adapted.lora = config
+    mesh = _mesh_of(model)
+    values = dict(nnx.to_flat_state(nnx.state(model)))
+    for path, module in nnx.iter_modules(adapted):
+        if not isinstance(module, Einsum | Linear):
+            continue
+        name = module.weight_name
+        base = values[*path, name]
+        axes = base.get_metadata()["axes"]
+        for suffix in ("_lora_a", "_lora_b"):
+            if (variable := getattr(module, name + suffix, None)) is not None:
+                values[*path, name + suffix] = _init_adapter(module, name + suffix, variable, axes, rngs, mesh)
+        if not isinstance(weight := getattr(module, name), nnx.Variable):  # qwix replaced it by a quantised one
+            for part, variable in _quantise(values.pop((*path, name)).get_value(), weight, mesh).items():
+                values[*path, name, "array", part] = variable
+    nnx.update(adapted, nnx.from_flat_state(values))
+    return adapted
+
+
+def lora_state(model: Gemma3) -> nnx.State:
+    """The adapter: the state of the LoRA parameters alone (a pytree to train, store or exchange).
+
+    Raises:
+      ValueError: if the model has no adapters.
+    """
+    if model.lora is None:
+        raise ValueError("the model has no LoRA adapters; add_lora makes them")
+    return jax.tree.map(lambda x: x, nnx.state(model, nnx.LoRAParam))  # new variables, the same arrays
+
+
+def set_lora(model: Gemma3, adapter: nnx.State) -> None:
+    """Puts another adapter on the same base, in place; nothing of the base is copied.
+
+    Raises:
+      ValueError: if names or shapes differ from the model's adapter; the message lists them.
+    """
+    have = {path: variable.get_value() for path, variable in nnx.to_flat_state(lora_state(model))}
+    new = {path: variable.get_value() for path, variable in nnx.to_flat_state(adapter)}
+    wrong = [f"{_name(p)} is missing" for p in have.keys() - new.keys()]
+    wrong += [f"{_name(p)} is unexpected" for p in new.keys() - have.keys()]
+    wrong += [
+        f"{_name(p)} has shape {new[p].shape}, wanted {have[p].shape}"
+        for p in have.keys() & new.keys()
+        if new[p].shape != have[p].shape
+    ]
+    if wrong:
+        raise ValueError(f"adapter does not fit the model's ({len(wrong)} differences): " + "; ".join(sorted(wrong)[:10]))
+    nnx.update(model, adapter)
+
+
+def _projections(model: Gemma3) -> list[str]:
+    """Paths of the modules that can have an adapter, as qwix writes them."""
+    paths = ("/".join(map(str, path)) for path, _ in nnx.iter_modules(model))
+    return [path for path in paths if path.rsplit("/", 1)[-1] in TARGETS]
+
+
+def _rules(model: Gemma3, config: LoraConfig) -> list[qwix.QuantizationRule]:
+    """A LoRA rule per target module, a plain quantisation rule for the other projections."""
+    paths = _projections(model)
+    targeted = {p for p in paths for t in config.targets if re.fullmatch(t, p) or re.fullmatch(t, p.rsplit("/", 1)[-1])}
+    for target in config.targets:
+        if not any(re.fullmatch(target, p) or re.fullmatch(target, p.rsplit("/", 1)[-1]) for p in paths):
+            raise ValueError(f"LoRA target {target!r} matches no module; there are {', '.join(TARGETS)} in each layer")
+    rules: list[qwix.QuantizationRule] = []
+    for path in paths:
+        module = _module(model, path)
+        kind: dict = {}
+        if config.quantize is not None:
+            kind = {"weight_qtype": "int8" if config.quantize == "int8" else "nf4"}
+            if config.quantize == "nf4":
+                kind["tile_size"] = _nf4_tile(_weight(module).shape[: module.contracted])
+        if path in targeted:
+            rules.append(qwix.LoraRule(module_path=re.escape(path), rank=config.rank, alpha=config.alpha, **kind))
+        elif kind:
+            rules.append(qwix.QuantizationRule(module_path=re.escape(path), **kind))
+    return rules
+
+
+def _module(model: nnx.Module, path: str) -> nnx.Module:
+    node = model
+    for part in path.split("/"):
+        node = node[int(part)] if part.isdigit() else getattr(node, part)
+    return node
+
+
+def _weight(module: Einsum | Linear) -> jax.Array:
+    return getattr(module, module.weight_name).get_value()
+
+
+def _nf4_tile(contracted: tuple[int, ...]) -> int:
+    """qwix tiles the last contracted dimension only, so a scale covers tile × the others: (4 heads, 256) takes 16."""
+    return math.gcd(contracted[-1], max(1, NF4_TILE // math.prod(contracted[:-1])))
+
+
+def _trace(model: Gemma3, rules: list[qwix.QuantizationRule]) -> Gemma3:
+    """The model as qwix makes it, with shapes in place of values."""
+    graph, state = nnx.split(model)
+
+    def apply(state):
+        bare = nnx.merge(graph, state)
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return qwix.apply_lora_to_model(bare, qwix.LoraProvider(rules), tokens, rngs=nnx.Rngs(0))
+
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    return nnx.eval_shape(apply, abstract)
+
+
+def _mesh_of(model: Gemma3) -> Mesh | None:
+    sharding = getattr(model.embedder.input_embedding.get_value(), "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+
+
+def _init_adapter(module, name: str, variable: nnx.Variable, axes, rngs: nnx.Rngs, mesh: Mesh | None) -> nnx.Variable:
+    """A: uniform with variance 2 / fan_in (qwix's default, He et al. 2015); B: zero. Both float32, with logical axes."""
+    shape, is_a = variable.get_value().shape, name.endswith("_lora_a")
+    axes = (*axes[: module.contracted], "rank") if is_a else ("rank", *axes[module.contracted :])
+    variable = variable.replace(jax.ShapeDtypeStruct(shape, jnp.float32))
+    variable.set_metadata("axes", axes)
+    sharding = None if mesh is None else variable_sharding(variable, mesh)
+    return variable.replace(_adapter_maker(shape, is_a, sharding)(rngs.params()))
+
+
+@functools.cache  # one compilation for all layers
+def _adapter_maker(shape: tuple[int, ...], is_a: bool, sharding):
+    init = jax.nn.initializers.he_uniform() if is_a else jax.nn.initializers.zeros
+    return jax.jit(lambda key: init(key, shape, jnp.float32), out_shardings=sharding)
+
+
+def _quantise(weight: jax.Array, abstract, mesh: Mesh | None) -> dict[str, nnx.Variable]:
+    """The variables of `abstract` (a weight as qwix will hold it, shapes only) with the quantised values of `weight`."""
+    parts = {name: getattr(abstract.array, name) for name in ("qvalue", "scale")}
+    shardings = tuple(None if mesh is None else variable_sharding(v, mesh) for v in parts.values())
+    how = abstract.how
+    quantise = _quantiser(how.qtype, tuple(how.channelwise_axes), tuple(how.tiled_axes.items()), shardings)
+    return {name: v.replace(value) for (name, v), value in zip(parts.items(), quantise(weight), strict=True)}
+
+
+@functools.cache
+def _quantiser(qtype, channelwise_axes, tiled_axes, shardings):
+    def quantise(weight):
+        q = qwix.quantize(weight, qtype, channelwise_axes=channelwise_axes, tiled_axes=dict(tiled_axes))
+        return q.qvalue, q.scale
+
+    return jax.jit(quantise, out_shardings=None if shardings[0] is None else shardings)
+
+
+def _name(path) -> str:
+    return ".".join(map(str, path))
