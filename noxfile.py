@@ -1,0 +1,174 @@
+"""Every check of the workspace, one nox session each.
+
+    uv run nox                              # everything below, in this order
+    uv run nox -s lint                      # formatting, ruff, mypy, the layer table, the lock file
+    uv run nox -s root                      # tests/: what only the whole shows
+    uv run nox -s "tests-3.12(data)"        # one package's tests, on one Python
+    uv run nox -s "wheel(data-lowest)"      # one package's tests against its built wheel, on its lowest dependencies
+    uv run nox -t data                      # all sessions of one package or app
+    uv run nox -s "tests-3.12(data)" -- -k tokenizer -x     # what follows -- goes to pytest
+
+Packages and apps are found by their folders: a new one is taken up by itself.
+
+`tests` gives each package an environment of its own that holds what the package declares and its `test` group, nothing
+else: an undeclared import fails there. `wheel` gives it a new one each time, with built wheels in place of sources:
+missing files, and bounds between siblings that the workspace ignores, fail there. All environments are made by uv and
+lie in .nox, as do the compilation cache that all sessions share and the built wheels. Sessions call `uv sync` without
+`--frozen`, because the committed uv.lock is address-free and completed on first use (tools/lock.py).
+
+A Python that is not to be found is downloaded by uv; where that fails, its sessions are skipped with a warning on a
+developer's machine, and fail where CI is set. Long checks do not belong to the default: `@nox.session(default=False)`.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from workspace import Member, closure, find_members  # noqa: E402 (it lies in tools/)
+
+nox.needs_version = ">=2026.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.stop_on_first_error = False
+
+PYTHONS = ["3.12", "3.13"]
+
+# What would make a test's outcome depend on who runs it: other people's modules, plugins, devices and compiler flags.
+SURPRISES = re.compile(
+    r"(JAX|XLA|LIBTPU|TPU|PYTEST|BEARTYPE|JAXTYPING)_|PYTHON(PATH|HOME|STARTUP|WARNINGS)$|UV_(FROZEN|LOCKED|NO_SYNC)$"
+)
+
+
+def pyenv_versions(versions: Path) -> list[str]:
+    """Returns the newest pyenv installation of each of PYTHONS that there is: `["3.12.1", "3.13.0"]`."""
+    found = []
+    for python in PYTHONS:
+        patches = [int(path.suffix[1:]) for path in versions.glob(f"{python}.*") if path.suffix[1:].isdigit()]
+        found += [f"{python}.{max(patches)}"] if patches else []
+    return found
+
+
+# Where pyenv is in use, its `python3.13` refuses to run, because .python-version names 3.12 alone; PYENV_VERSION has
+# the last word. Without this, nox would look no further and have uv download a 3.13 that is there already.
+if installed := pyenv_versions(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")):
+    os.environ["PYENV_VERSION"] = ":".join(installed)
+
+MEMBERS = find_members(ROOT)
+EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
+EACH_WHEEL = [
+    nox.param(member, resolution, id=f"{member.name}-{resolution.removesuffix('-direct')}", tags=[member.name])
+    for member in MEMBERS.values()
+    for resolution in ("highest", "lowest-direct")
+]
+
+
+def isolate(session: nox.Session) -> None:
+    """Points uv at the session's environment, and takes out of os.environ what would change results.
+
+    JAX runs on the CPU. One compilation cache on disk serves all sessions; thresholds of 0 and -1 make it take every
+    program, since tests compile many small ones.
+    """
+    session.env.update({name: None for name in os.environ if SURPRISES.match(name)})
+    session.env.update(
+        UV_PROJECT_ENVIRONMENT=session.virtualenv.location,
+        JAX_PLATFORMS="cpu",
+        JAX_COMPILATION_CACHE_DIR=str(ROOT / ".nox" / "jax-cache"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+    )
+
+
+def python_of(session: nox.Session) -> str:
+    """Returns the path of the session's interpreter: uv must neither search for it nor heed .python-version."""
+    return str(Path(session.bin, "python"))
+
+
+def sync(session: nox.Session, *what: str) -> None:
+    """Makes the session's environment hold exactly `what` of the workspace, at the versions that uv.lock pins."""
+    session.run_install("uv", "sync", "--quiet", "--no-default-groups", "--python", python_of(session), *what)
+
+
+def run_pytest(session: nox.Session, member: Member) -> None:
+    """Runs a member's tests; if it declares jaxtyping, the array shapes of every call are checked on the way."""
+    checks = [f"--jaxtyping-packages={member.module},beartype.beartype"] if "jaxtyping" in member.dependencies else []
+    session.run("pytest", "-c", "pyproject.toml", *checks, str(member.path / "tests"), *session.posargs)
+
+
+@nox.session(python="3.12")
+def lint(session: nox.Session) -> None:
+    """Formatting, ruff, types of all sources, the layer table, the lock file."""
+    isolate(session)
+    sync(session, "--all-packages", "--group=lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    sources = [str(member.path / "src") for member in MEMBERS.values()]
+    session.run("mypy", *sources, "tools", "noxfile.py", env={"MYPYPATH": os.pathsep.join([*sources, "tools"])})
+    session.run("python", "tools/layers.py")
+    session.run("python", "tools/lock.py", "check")
+
+
+@nox.session(python="3.12")
+def root(session: nox.Session) -> None:
+    """The tests in tests/, with every package and app installed."""
+    isolate(session)
+    sync(session, "--all-packages", "--group=lint", "--group=test")
+    session.run("pytest", "-c", "pyproject.toml", "tests", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("member", EACH_MEMBER)
+def tests(session: nox.Session, member: Member) -> None:
+    """A package's tests in an environment that holds what it declares and nothing else."""
+    isolate(session)
+    sync(session, f"--package={member.distribution}", "--group=test")
+    run_pytest(session, member)
+
+
+@nox.session(python="3.12", reuse_venv=False)
+@nox.parametrize(["member", "resolution"], EACH_WHEEL)
+def wheel(session: nox.Session, member: Member, resolution: str) -> None:
+    """A package's tests against its built wheel, in a new environment, on its highest or lowest dependencies.
+
+    Siblings come from wheels built here: constraints of the form `name @ file://…` keep an index's release of the same
+    name out. Lowest versions are compiled from the pyproject, since `--resolution lowest-direct` on a wheel lowers
+    nothing: seen from the installer, the wheel is the only direct dependency.
+    """
+    isolate(session)
+    scratch = Path(session.create_tmp())
+    wheels = {one.distribution: build_wheel(session, one, scratch) for one in closure(member, MEMBERS)}
+    pins = scratch / "siblings.txt"
+    pins.write_text("".join(f"{name} @ {path.as_uri()}\n" for name, path in wheels.items()), encoding="utf-8")
+    uv_pip = ("uv", "pip")
+    if resolution != "highest":
+        lows = scratch / "lows.txt"
+        project = str(member.path / "pyproject.toml")
+        how = ("--quiet", "--no-sources", "--no-header", "--no-annotate", "--python", python_of(session))
+        session.run_install(
+            *uv_pip,
+            "compile",
+            project,
+            f"--resolution={resolution}",
+            f"--constraint={pins}",
+            f"--output-file={lows}",
+            *how,
+        )
+        pins = lows
+    group = f"--group={member.path / 'pyproject.toml'}:test"
+    install = ("install", "--quiet", "--no-sources", f"--constraint={pins}", group, str(wheels[member.distribution]))
+    session.run_install(*uv_pip, *install)
+    session.run("python", "-c", f"import {member.module} as m; assert 'site-packages' in m.__file__, m.__file__")
+    run_pytest(session, member)
+
+
+def build_wheel(session: nox.Session, member: Member, folder: Path) -> Path:
+    """Builds a member's wheel into a folder of its own below `folder` and returns the wheel's path."""
+    target = folder / member.name
+    session.run_install("uv", "build", "--quiet", "--wheel", "--clear", f"--out-dir={target}", str(member.path))
+    (built,) = target.glob("*.whl")
+    return built.resolve()
