@@ -11,6 +11,7 @@ Left out: what only training needs; `encode_model` does not write it, and `parse
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from coldforge.data.vocabulary import BOS, EOS, PAD, UNK, Kind, Vocabulary
@@ -40,6 +41,10 @@ class _MalformedError(Exception):
     """Bytes that are no protobuf message."""
 
 
+# What reading a message of another schema comes to: a field that is missing, short, or of another type.
+_MALFORMED = (_MalformedError, AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error)
+
+
 def parse_model(data: bytes) -> Vocabulary:
     """Reads the content of a SentencePiece model file.
 
@@ -59,7 +64,7 @@ def parse_model(data: bytes) -> Vocabulary:
                 kinds.append(piece.get(3, Kind.NORMAL))
             elif number in settings:
                 settings[number].update(_fields(value))
-    except (_MalformedError, AttributeError, IndexError, KeyError, TypeError, UnicodeDecodeError, struct.error) as error:
+    except _MALFORMED as error:
         raise ValueError("it is not a SentencePiece model, or it is cut off.") from error
     if not texts:
         raise ValueError("it is not a SentencePiece model: it holds no pieces.")
@@ -150,6 +155,7 @@ def _int_field(number: int, value: int) -> bytes:
     return _encode_varint(number << 3 | _VARINT) + _encode_varint(value)
 
 
+@cache  # numbers up to a piece's length, over and over
 def _encode_varint(value: int) -> bytes:
     encoded = bytearray()
     while value > 127:

@@ -43,11 +43,13 @@ MODEL_NAME = "tokenizer.model"
 # token each: a marker that is not known yet should be refused to content rather than granted. No marker can overlap
 # another, as none holds a bracket within, so that a text can be cut at them in one pass.
 _MARKER = re.compile(r"<[^<>\[\]\s]+>|\[[^<>\[\]\s]+\]")
-_HTML_TAGS = frozenset(
-    "a b bbox blockquote body caption code div em footer h1 h2 h3 h4 h5 h6 html i iframe img li s span strong sub sup "
-    "table tbody td tfoot th thead tr u ul".split()
-)
-
+# fmt: off
+_HTML_TAGS = frozenset((
+    "a", "b", "bbox", "blockquote", "body", "caption", "code", "div", "em", "footer", "h1", "h2", "h3", "h4", "h5",
+    "h6", "html", "i", "iframe", "img", "li", "s", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th",
+    "thead", "tr", "u", "ul",
+))
+# fmt: on
 
 
 class Tokenizer:
@@ -113,7 +115,7 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the vocabulary, for manifests: equal if and only if every text has the same ids."""
+        """SHA-256 (hex) of the vocabulary, for manifests: tokenizers with the same one give every text the same ids."""
         return self._vocabulary.fingerprint
 
     def token(self, token_id: int) -> str:
@@ -279,7 +281,7 @@ class StreamDecoder:
         return self._decoder.decode(self._tokenizer._bytes_of([token_id], self._skip_special))
 
     def finish(self) -> str:
-        """Ends the text and returns what is left: U+FFFD if a character is incomplete, else "". A new text may begin."""
+        """Ends the text and returns what is left: U+FFFD for an incomplete character, else "". A new one may begin."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest

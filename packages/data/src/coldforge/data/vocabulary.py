@@ -82,8 +82,8 @@ def from_gguf_metadata(metadata: dict[str, Any]) -> Vocabulary:
 
     llama.cpp's converter marks whatever looks like a control token as CONTROL, the turn markers among them, which
     SentencePiece has as USER_DEFINED; and it writes the runs of spaces (ids 138 to 167) with real spaces. Undoing both
-    gives, for Gemma3 270M, the ids of Hugging Face's tokenizer on every string tried. Roles go by name: instruction-tuned
-    files call <end_of_turn> their EOS.
+    gives, for Gemma3 270M, the ids of Hugging Face's tokenizer on every string tried. Roles go by name, since the files
+    of instruction-tuned models may call <end_of_turn> their EOS.
 
     Args:
         metadata: Key-value pairs of the file's header.
