@@ -5,7 +5,8 @@ that index. The committed form keeps what was decided (which packages, which ver
 addresses out: every `registry = "…"` says `"default"`, and the `sdist` and `wheels` entries and the
 `[package.metadata]` tables are gone. uv takes such a file as preferences: on the first `uv run` or `uv sync` of a clone
 it resolves again against the index in force, keeps every pinned version, and completes the file in the working tree in
-about a second. That the working tree then differs from the commit is meant.
+about a second. That the working tree then differs from the commit is meant; with the filter, `git diff` shows nothing
+of it, and `git status` nothing after the next `git add`.
 
     python tools/lock.py setup    # in a clone, once: a git filter strips the file whenever it is added
     python tools/lock.py write    # without the filter: strip the file in the working tree, then commit it
@@ -146,8 +147,11 @@ def resolve(root: Path, commit: str = "HEAD") -> str:
 
 def check(root: Path) -> None:
     """Raises LockError unless HEAD's uv.lock is address-free and its pins are what HEAD's pyprojects ask for."""
-    committed = git("show", "HEAD:uv.lock", root=root)
     remedy = "Run `uv lock`, then `python tools/lock.py write`, and commit uv.lock."
+    try:
+        committed = git("show", "HEAD:uv.lock", root=root)
+    except LockError as error:
+        raise LockError(f"no committed uv.lock to check: {error}\n{remedy}") from error
     if left := addresses(committed):
         raise LockError(f"the committed uv.lock holds {len(left)} addresses, the first: {left[0]}\n{remedy}")
     if committed != address_free(committed):
@@ -159,6 +163,8 @@ def check(root: Path) -> None:
 def write(root: Path) -> None:
     """Strips the working tree's uv.lock in place."""
     path = root / "uv.lock"
+    if not path.exists():
+        raise LockError(f"{path} does not exist. Make it: uv lock")
     path.write_text(address_free(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
 
 

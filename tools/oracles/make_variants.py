@@ -118,7 +118,9 @@ VARIANTS = {
             "window one short": {"sliding_window": 7},
             "window one long": {"sliding_window": 9},
             "all layers local": {"layer_types": ["sliding_attention"] * 7},
-            "global theta on all layers": {"rope_parameters": {**rope(None), "sliding_attention": rope(None)["full_attention"]}},
+            "global theta on all layers": {
+                "rope_parameters": {**rope(None), "sliding_attention": rope(None)["full_attention"]}
+            },
             "local theta on all layers": {"rope_parameters": rope(None, theta=1e4)},
         },
         seed=101,
@@ -323,7 +325,9 @@ def effects(v: Variant, directory: Path, ids: np.ndarray, logits: np.ndarray, ke
             wrong = load(directory, **changes)(torch.tensor(ids, dtype=torch.long)).logits[:, keep].numpy()
         found[name] = float(np.abs(wrong - logits).max())
         if found[name] < MIN_EFFECT:
-            raise AssertionError(f"{name!r} moves no logit by more than {found[name]:.1e}: the fixture cannot expose it")
+            raise AssertionError(
+                f"{name!r} moves no logit by more than {found[name]:.1e}: the fixture cannot expose it"
+            )
     return found
 
 

@@ -1,0 +1,68 @@
+"""noxfile.py: which sessions there are, and what it keeps out of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workspace import find_members
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def sessions() -> list[dict]:
+    """Every session as nox itself lists it."""
+    command = [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py"), "--list", "--json"]
+    listed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
+    return json.loads(listed.stdout)
+
+
+def test_every_member_has_its_sessions(sessions):
+    names = {session["session"] for session in sessions}
+    for member in find_members(ROOT).values():
+        name = member.name
+        wanted = {f"tests-3.12({name})", f"tests-3.13({name})", f"wheel({name}-highest)", f"wheel({name}-lowest)"}
+        assert wanted <= names
+        assert wanted == {session["session"] for session in sessions if name in session["tags"]}
+    assert {"lint", "root"} <= names
+
+
+@pytest.fixture(scope="module")
+def noxfile():
+    """The noxfile as a module; its change of PYENV_VERSION is undone."""
+    before = dict(os.environ)
+    sys.path.insert(0, str(ROOT))
+    try:
+        import noxfile as module
+
+        yield module
+    finally:
+        sys.path.remove(str(ROOT))
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PYTHONPATH", "XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "PYTEST_ADDOPTS", "UV_FROZEN", "LIBTPU_INIT_ARGS"],
+)
+def test_surprises_are_kept_out(noxfile, name):
+    assert noxfile.SURPRISES.match(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "HOME", "UV_INDEX_URL", "UV_CACHE_DIR", "PYTHONUNBUFFERED", "CI", "SSL_CERT_FILE"]
+)
+def test_what_the_machine_needs_stays(noxfile, name):
+    assert not noxfile.SURPRISES.match(name)
+
+
+def test_newest_pyenv_of_each_python(noxfile, tmp_path):
+    for name in ("3.11.7", "3.12.1", "3.12.10", "3.12-dev", "3.13.0", "3.13.0rc1", "pypy3.10"):
+        (tmp_path / name).mkdir()
+    assert noxfile.pyenv_versions(tmp_path) == ["3.12.10", "3.13.0"]
+    assert noxfile.pyenv_versions(tmp_path / "none") == []
