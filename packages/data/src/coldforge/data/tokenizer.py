@@ -46,8 +46,8 @@ _MARKER = re.compile(r"<[^<>\[\]\s]+>|\[[^<>\[\]\s]+\]")
 # fmt: off
 _HTML_TAGS = frozenset((
     "a", "b", "bbox", "blockquote", "body", "caption", "code", "div", "em", "footer", "h1", "h2", "h3", "h4", "h5",
-    "h6", "html", "i", "iframe", "img", "li", "s", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th",
-    "thead", "tr", "u", "ul",
+    "h6", "html", "i", "iframe", "img", "li", "s", "span", "strong", "sub", "sup", "table", "tbody", "td", "tfoot",
+    "th", "thead", "tr", "u", "ul",
 ))
 # fmt: on
 
