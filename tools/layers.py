@@ -35,7 +35,7 @@ class ThirdPartyContract(Contract):
     source = fields.ModuleField()
     allowed = fields.SetField(subfield=fields.StringField(), required=False)
 
-    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:  # noqa: ARG002 (import-linter's signature)
+    def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Collects the imports that are not allowed, as `file's module, line number, imported module`."""
         allowed = {"coldforge"} | sys.stdlib_module_names | (self.allowed or set())  # type: ignore[operator]
         package = self.source.name  # type: ignore[attr-defined]

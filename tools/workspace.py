@@ -1,4 +1,4 @@
-"""The packages and apps there are, found by their folders, for noxfile.py and the other tools. Standard library only."""
+"""The packages and apps there are, found by their folders, for noxfile.py and the tools. Standard library only."""
 
 import re
 import tomllib

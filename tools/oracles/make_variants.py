@@ -1,17 +1,19 @@
 """Makes tiny Gemma3 checkpoints from random weights, each with what Hugging Face transformers computes from them.
 
-Coldforge's tests compare against these files, so that neither transformers nor torch is needed to run the tests. Run this
-only to make the files anew, in an environment of its own (Python 3.11+; transformers 5.23, torch 2.13 CPU, safetensors):
+Coldforge's tests compare against these files, so that neither transformers nor torch is needed to run the tests. Run
+this only to make the files anew, in an environment of its own (Python 3.11+; transformers 5.23, torch 2.13 CPU,
+safetensors):
 
     python tools/oracles/make_variants.py packages/modeling/tests/data
 
-For every variant below, in this order: draw weights from a seed (every norm weight too: transformers would start them at
-zero, where `w` and `1 + w` cannot be told from a missing norm), save them, write the config a second time in the style of
-the configs on the hub, load both from disk in f32 with eager attention, check that both give the same bits, compute the
-oracle, and check that it is worth having: each mistake named in `Variant.mistakes` must move the logits by `MIN_EFFECT`,
-a hundred times the tolerance of the tests.
+For every variant below, in this order: draw weights from a seed (every norm weight too: transformers would start them
+at zero, where `w` and `1 + w` cannot be told from a missing norm), save them, write the config a second time in the
+style of the configs on the hub, load both from disk in f32 with eager attention, check that both give the same bits,
+compute the oracle, and check that it is worth having: each mistake named in `Variant.mistakes` must move the logits
+by `MIN_EFFECT`, a hundred times the tolerance of the tests.
 
-Left out: the vision tower, dropout, and anything trained. Contents of the files: packages/modeling/tests/data/README.md.
+Left out: the vision tower, dropout, and anything trained. Contents of the files:
+packages/modeling/tests/data/README.md.
 """
 
 import argparse
