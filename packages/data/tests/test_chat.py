@@ -161,9 +161,8 @@ def test_what_hugging_face_refuses_is_refused(roles: list[str]) -> None:
         ([{"role": "assistant", "content": "Hi"}], "message 0 has the role 'assistant' where 'user' is due"),
         ([user("a"), user("b")], "message 1 has the role 'user' where 'model' is due"),
         (
-            [{"role": "system", "content": "s"}, user("a"), {"role": "model", "content": "b"}]
-            + [{"role": "assistant", "content": "c"}],
-            "message 3 has the role 'assistant' where 'user' is due",
+            [{"role": "system", "content": "s"}, user("a"), *[{"role": "model", "content": "b"}] * 2],
+            "message 3 has the role 'model' where 'user' is due",
         ),
         ([user("a"), {"role": "system", "content": "s"}], "message 1 has the role 'system' where 'model' is due"),
         (
