@@ -12,7 +12,7 @@ from coldforge.modeling.config import (
     gemma3_27b,
     gemma3_270m,
 )
-from coldforge.modeling.init import abstract_model, init_model
+from coldforge.modeling.init import abstract_model, init_model, model_mesh
 from coldforge.modeling.lora import LoraConfig, add_lora, lora_state, set_lora
 from coldforge.modeling.model import Gemma3
 from coldforge.modeling.sharding import make_mesh, named_sharding, partition_spec

@@ -70,23 +70,25 @@ def attend_cached(
     """
     batch, new, heads, head_dim = q.shape
     kv_heads = keys[0].shape[1]
-    grouped = q.reshape(batch, new, kv_heads, heads // kv_heads, head_dim)
-    scores = [
-        jnp.where(
-            mask[:, None, None],
-            jnp.einsum("btkgh,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32),
-            MASKED,
-        )
-        for key, mask in zip(keys, masks, strict=True)
-    ]
+    # The queries of a key/value head as rows of one product: [batch, kv_heads, group * new, head_dim]. Spelt as einsums
+    # over five dimensions XLA:CPU transposes the cache instead (10.4 against 0.8 ms for 128 rows x 256 slots).
+    rows = q.reshape(batch, new, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, head_dim)
+
+    def score(key, mask):
+        scores = jnp.einsum("bkqh,bksh->bkqs", rows, key, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, None, None], scores.reshape(batch, kv_heads, -1, new, key.shape[2]), MASKED)
+        return scores.reshape(batch, kv_heads, -1, key.shape[2])
+
+    scores = [score(key, mask) for key, mask in zip(keys, masks, strict=True)]
     high = functools.reduce(jnp.maximum, [s.max(axis=-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - high) for s in scores]
     total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
-    out = sum(
-        jnp.einsum("bkgts,bksh->btkgh", (w / total).astype(value.dtype), value, preferred_element_type=jnp.float32)
+    parts = [
+        jnp.einsum("bkqs,bksh->bkqh", (w / total).astype(value.dtype), value, preferred_element_type=jnp.float32)
         for w, value in zip(weights, values, strict=True)
-    )
-    return jnp.asarray(out).astype(q.dtype).reshape(q.shape)
+    ]
+    out = functools.reduce(jnp.add, parts).astype(q.dtype).reshape(batch, kv_heads, -1, new, head_dim)
+    return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def _attend_block(q, k, v, q_segments, k_segments, q_index, k_index, window):

@@ -7,6 +7,7 @@ At 32,768 tokens, five local layers of six with 512 slots make the cache 5.9 tim
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +27,16 @@ class KVCache:
     Attributes:
       keys, values: per layer `[batch, kv_heads, slots, head_dim]`; slots are `min(window, length)` on local layers.
       positions: per kind of layer `[batch, slots]`, the position a slot holds or -1.
-      empty: known at compile time: nothing was written yet, so attention need not read the cache.
     """
 
     keys: tuple[Float[Array, "batch kv_heads slots head_dim"], ...]
     values: tuple[Float[Array, "batch kv_heads slots head_dim"], ...]
     positions: dict[LayerType, Int[Array, "batch slots"]]
-    empty: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def rows(self) -> int:
+        """Texts that the cache holds."""
+        return self.positions["global"].shape[0]
 
     @property
     def length(self) -> int:
@@ -57,7 +61,6 @@ def init_cache(config: Gemma3Config, batch: int, length: int, *, dtype: jnp.dtyp
         positions={
             kind: constrain(jnp.full((batch, size), EMPTY, jnp.int32), ("batch", None)) for kind, size in slots.items()
         },
-        empty=True,
     )
 
 
@@ -73,21 +76,74 @@ def cache_bytes(config: Gemma3Config, batch: int, length: int, *, dtype: jnp.dty
     return batch * (sum(slots[kind] * per_slot for kind in config.layer_types) + 4 * sum(slots.values()))
 
 
-def write_slots(positions: Int[Array, "batch new"], slots: int) -> Int[Array, "batch new"]:
-    """The slot of each new token; `slots` (out of range, dropped by the write) for padding and for what a later token of
-    the same call overwrites in a ring."""
-    latest = positions.max(axis=1, keepdims=True)
+class CacheStep(NamedTuple):
+    """What the layers of one kind share in one call of the model: where new tokens go, and what they see.
+
+    Attributes:
+      rows, slots: where each new token is written.
+      positions: the positions that the cache holds afterwards, `[batch, slots]`.
+      starts: the tokens begin texts, so they see each other only (within their segments).
+      seen_after: `[batch, 1, slots]`, for one new token: what it sees of the cache with its own key written. Its slot in
+        a ring held exactly the key that has left the window.
+      seen_before, seen_new: for several new tokens, of which the first may still need keys that the last overwrites:
+        what they see of the cache as it was, `[batch, new, slots]`, and of each other, `[batch, new, new]`.
+    """
+
+    rows: Int[Array, "batch new"]
+    slots: Int[Array, "batch new"]
+    positions: Int[Array, "batch slots"]
+    starts: bool
+    seen_after: Bool[Array, "batch 1 slots"] | None = None
+    seen_before: Bool[Array, "batch new slots"] | None = None
+    seen_new: Bool[Array, "batch new new"] | None = None
+
+    def write(self, store: Array, new: Array) -> Array:
+        return write(store, new, self.rows, self.slots)
+
+
+def plan_steps(
+    cache: KVCache, positions: Int[Array, "batch new"], rows: Int[Array, "batch new"] | None, sliding_window: int
+) -> dict[LayerType, CacheStep]:
+    """The step of each kind of layer, for tokens at `positions` that continue their rows or (`rows` given) begin texts."""
+    steps: dict[LayerType, CacheStep] = {}
+    starts = rows is not None
+    where = rows if rows is not None else jnp.broadcast_to(jnp.arange(cache.rows)[:, None], positions.shape)
+    for kind, before in cache.positions.items():
+        window = sliding_window if kind == "local" else None
+        if starts:
+            fresh = jnp.zeros((cache.rows, 1), bool).at[where].max((positions == 0)[..., None])
+            before = jnp.where(fresh, EMPTY, before)
+        slots = write_slots(positions, where, *before.shape, ring=kind == "local")
+        after = before.at[where, slots].set(positions, mode="drop")
+        step = CacheStep(where, slots, after, starts)
+        if not starts and positions.shape[1] == 1:
+            step = step._replace(seen_after=visible(positions, after, window))
+        elif not starts:
+            seen = visible(positions, before, window), visible(positions, positions, window)
+            step = step._replace(seen_before=seen[0], seen_new=seen[1])
+        steps[kind] = step
+    return steps
+
+
+def write_slots(
+    positions: Int[Array, "batch new"], rows: Int[Array, "batch new"], cache_rows: int, slots: int, *, ring: bool
+) -> Int[Array, "batch new"]:
+    """The slot of each new token in its row; `slots` (out of range: dropped by `write`) for padding, and in a ring for
+    what a later token of the same call would overwrite."""
+    if not ring:
+        return jnp.where(positions >= 0, positions, slots)
+    latest = jnp.full((cache_rows,), EMPTY).at[rows].max(positions)[rows]
     keep = (positions >= 0) & (positions > latest - slots)
     return jnp.where(keep, positions % slots, slots)
 
 
 def write(
     store: Float[Array, "batch kv_heads slots head_dim"],
-    new: Float[Array, "batch new kv_heads head_dim"],
-    slots: Int[Array, "batch new"],
+    new: Float[Array, "rows new kv_heads head_dim"],
+    rows: Int[Array, "rows new"],
+    slots: Int[Array, "rows new"],
 ) -> Float[Array, "batch kv_heads slots head_dim"]:
-    """`store` with `new` written at `slots`; slots out of range are dropped."""
-    rows = jnp.arange(store.shape[0])[:, None]
+    """`store` with `new` written at `rows`, `slots`; slots out of range are dropped."""
     return store.at[rows, :, slots].set(new.astype(store.dtype), mode="drop")
 
 

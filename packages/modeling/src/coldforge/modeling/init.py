@@ -39,3 +39,9 @@ def variable_sharding(variable: nnx.Variable, mesh: Mesh) -> NamedSharding:
     """The sharding of one variable from its logical axes; a dimension of size 1 and a variable without axes stay whole."""
     shape = variable.get_value().shape
     return named_sharding(variable.get_metadata().get("axes") or (None,) * len(shape), shape, mesh)
+
+
+def model_mesh(model: Gemma3) -> Mesh | None:
+    """The mesh that a model's parameters lie on, or None for a single device."""
+    sharding = getattr(model.embedder.input_embedding.get_value(), "sharding", None)
+    return sharding.mesh if isinstance(sharding, NamedSharding) else None

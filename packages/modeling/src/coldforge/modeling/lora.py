@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 import qwix
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from coldforge.modeling.init import variable_sharding
+from coldforge.modeling.init import model_mesh, variable_sharding
 from coldforge.modeling.model import Einsum, Gemma3, Linear
 
 TARGETS = ("q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "up_proj", "down_proj")
@@ -70,7 +70,7 @@ def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
         raise ValueError("the model has LoRA adapters already; use set_lora to exchange them, or start from the base")
     adapted = _trace(model, _rules(model, config))
     adapted.lora = config
-    mesh = _mesh_of(model)
+    mesh = model_mesh(model)
     values = dict(nnx.to_flat_state(nnx.state(model)))
     for path, module in nnx.iter_modules(adapted):
         if not isinstance(module, Einsum | Linear):
@@ -174,11 +174,6 @@ def _trace(model: Gemma3, rules: list[qwix.QuantizationRule]) -> Gemma3:
 
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     return nnx.eval_shape(apply, abstract)
-
-
-def _mesh_of(model: Gemma3) -> Mesh | None:
-    sharding = getattr(model.embedder.input_embedding.get_value(), "sharding", None)
-    return sharding.mesh if isinstance(sharding, NamedSharding) else None
 
 
 def _init_adapter(module, name: str, variable: nnx.Variable, axes, rngs: nnx.Rngs, mesh: Mesh | None) -> nnx.Variable:

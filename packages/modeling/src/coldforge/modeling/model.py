@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
-from coldforge.modeling.cache import KVCache, visible, write, write_slots
+from coldforge.modeling.cache import CacheStep, KVCache, plan_steps
 from coldforge.modeling.config import Gemma3Config, LayerType
 from coldforge.modeling.sharding import constrain
 
@@ -111,15 +111,19 @@ class Attention(nnx.Module):
         self.query_scale = config.query_scale
         self.kernel = kernel
 
-    def __call__(self, x, rotary: Rotary, segment_ids, cached: "_CachedLayer | None"):
+    def __call__(self, x, rotary: Rotary, segment_ids, cached: tuple[Array, Array] | None, step: CacheStep | None):
         q = self._query_norm(self.q_einsum(x))
         kv = self.kv_einsum(x)
         k, v = self._key_norm(kv[:, :, 0]), kv[:, :, 1]
         q, k = rotate(q, rotary, scale=self.query_scale), rotate(k, rotary)
-        if cached is None:
-            out, store = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel), None
+        store = None if step is None else tuple(step.write(old, new) for old, new in zip(cached, (k, v), strict=True))
+        if step is None or step.starts:
+            out = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)
+        elif step.seen_after is not None:
+            out = attend_cached(q, [store[0]], [store[1]], [step.seen_after])
         else:
-            out, store = _attend_and_write(q, k, v, segment_ids, cached, self.window, self.kernel)
+            keys, values = [cached[0], k.swapaxes(1, 2)], [cached[1], v.swapaxes(1, 2)]
+            out = attend_cached(q, keys, values, [step.seen_before, step.seen_new])
         return self.attn_vec_einsum(out), store
 
 
@@ -150,8 +154,8 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
         self.post_ffw_norm = norm()
 
-    def __call__(self, x, rotary: Rotary, segment_ids, cached: "_CachedLayer | None" = None):
-        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached)
+    def __call__(self, x, rotary: Rotary, segment_ids, cached: tuple[Array, Array] | None, step: CacheStep | None):
+        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached, step)
         x = x + self.post_attention_norm(attended)
         return x + self.post_ffw_norm(self.mlp(self.pre_ffw_norm(x))), store
 
@@ -202,7 +206,7 @@ class Gemma3(nnx.Module):
     def __call__(self, tokens, positions=None, segment_ids=None) -> Float[Array, "batch seq embed"]: ...
     @overload
     def __call__(
-        self, tokens, positions=None, segment_ids=None, *, cache: KVCache
+        self, tokens, positions=None, segment_ids=None, *, cache: KVCache, rows=None
     ) -> tuple[Float[Array, "batch seq embed"], KVCache]: ...
 
     def __call__(
@@ -212,15 +216,19 @@ class Gemma3(nnx.Module):
         segment_ids: Int[Array, "batch seq"] | None = None,
         *,
         cache: KVCache | None = None,
+        rows: Int[Array, "batch seq"] | None = None,
     ):
         """Hidden states after the last norm, `[batch, seq, embed]`; with `cache`, also the cache with `tokens` in it.
 
         Args:
           tokens: ids, `[batch, seq]`. An id outside the vocabulary is not seen here: check data where it enters.
-          positions: for the rotary angles; default is the index within the segment. With `cache` they must be given, are
-            also the places in the cache, and -1 marks padding.
+          positions: for the rotary angles; default is the index within the segment.
           segment_ids: texts packed in a row, numbered from 1 in contiguous runs; 0 is padding. Default: all one segment.
-          cache: see `cache.init_cache`. Rows may be at different positions; a row's tokens have consecutive positions.
+          cache: see `cache.init_cache`. Then positions must be given (-1 is padding), and are also places in the cache.
+          rows: with `cache`, which row of the cache each token goes to. Without `rows`, row b of `tokens` continues row b
+            of the cache: its tokens attend to what is there and to each other; rows may stand at different positions.
+            With `rows`, tokens are the beginnings of texts, packed by `segment_ids`: they attend within their segment
+            only, and a row that gets position 0 forgets what it held.
 
         Packing example: texts [5, 6] and [7, 8, 9] in a row of 6:
           tokens       5 6 7 8 9 0
@@ -229,34 +237,36 @@ class Gemma3(nnx.Module):
         """
         if tokens.ndim != 2:
             raise ValueError(f"tokens must be [batch, seq], got shape {tokens.shape}")
-        if cache is not None:
-            if positions is None or segment_ids is not None:
-                raise ValueError("with a cache, give positions (-1 for padding) and no segment_ids")
-            segment_ids = (positions >= 0).astype(jnp.int32)
-        elif segment_ids is None:
-            segment_ids = jnp.ones_like(tokens)
+        if cache is not None and positions is None:
+            raise ValueError("with a cache, positions must be given (-1 for padding): they are the places in the cache")
+        if cache is not None and rows is None and (segment_ids is not None or tokens.shape[0] != cache.rows):
+            raise ValueError(
+                f"tokens of {tokens.shape[0]} rows that continue a cache of {cache.rows} rows need as many rows and no "
+                "segment_ids; to start texts in chosen rows, give rows"
+            )
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens) if cache is None else (positions >= 0).astype(jnp.int32)
         if positions is None:
             positions = segment_positions(segment_ids)
 
+        config = self.config
         rotary = {
-            "local": rotary_angles(positions, self.config.head_dim, self.config.local_rope_theta, 1.0),
-            "global": rotary_angles(
-                positions, self.config.head_dim, self.config.global_rope_theta, self.config.global_rope_factor
-            ),
+            "local": rotary_angles(positions, config.head_dim, config.local_rope_theta, 1.0),
+            "global": rotary_angles(positions, config.head_dim, config.global_rope_theta, config.global_rope_factor),
         }
-        plan = None if cache is None else _CachePlan.make(cache, positions, self.config.sliding_window)
+        steps = None if cache is None else plan_steps(cache, positions, rows, config.sliding_window)
         x = constrain(self.embedder.encode(tokens), ("batch", None, None))
         stores = []
-        for i, (layer, kind) in enumerate(zip(self.layers, self.config.layer_types, strict=True)):
-            cached = None if cache is None or plan is None else plan.layer(cache, i, kind)
-            x, store = layer(x, rotary[kind], segment_ids, cached)
+        for i, (layer, kind) in enumerate(zip(self.layers, config.layer_types, strict=True)):
+            cached = None if cache is None else (cache.keys[i], cache.values[i])
+            x, store = layer(x, rotary[kind], segment_ids, cached, None if steps is None else steps[kind])
             x = constrain(x, ("batch", None, None))
             stores.append(store)
         hidden = self.final_norm(x)
-        if cache is None or plan is None:
+        if steps is None:
             return hidden
         keys, values = zip(*stores, strict=True)
-        return hidden, KVCache(keys=keys, values=values, positions=plan.after)
+        return hidden, KVCache(keys=keys, values=values, positions={kind: step.positions for kind, step in steps.items()})
 
     def logits(self, hidden: Float[Array, "*dims embed"]) -> Float[Array, "*dims vocab"]:
         """Next-token logits in float32. `[*, embed]` → `[*, vocab]`: select the positions you need first."""
@@ -284,58 +294,3 @@ def rotate(
     first, second = jnp.split(scale * x.astype(jnp.float32), 2, axis=-1)
     rotated = [first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin]
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
-
-
-class _CachedLayer(NamedTuple):
-    """One layer's view of the cache for one call."""
-
-    keys: Array  # [batch, kv_heads, slots, head_dim]
-    values: Array
-    slots: Array  # [batch, new]: where the new tokens go
-    seen_before: Array | None  # [batch, new, slots]: what queries see of the cache as it was; None: nothing was in it
-    seen_new: Array | None  # [batch, new, new]: what queries see of the new tokens
-    seen_after: Array | None  # [batch, 1, slots]: what one new query sees of the cache with its own key written
-
-
-class _CachePlan(NamedTuple):
-    """What all layers of a kind share in one call: slots and masks."""
-
-    by_kind: dict[LayerType, tuple[Array, Array | None, Array | None, Array | None]]
-    after: dict[LayerType, Array]
-
-    @classmethod
-    def make(cls, cache: KVCache, positions: Array, sliding_window: int) -> "_CachePlan":
-        by_kind, after = {}, {}
-        single = positions.shape[1] == 1 and not cache.empty
-        for kind, before in cache.positions.items():
-            window = sliding_window if kind == "local" else None
-            length = before.shape[1]
-            slots = write_slots(positions, length) if kind == "local" else jnp.where(positions >= 0, positions, length)
-            rows = jnp.arange(before.shape[0])[:, None]
-            after[kind] = before.at[rows, slots].set(positions, mode="drop")
-            if cache.empty:
-                masks = None, None, None
-            elif single:
-                masks = None, None, visible(positions, after[kind], window)
-            else:
-                masks = visible(positions, before, window), visible(positions, positions, window), None
-            by_kind[kind] = (slots, *masks)
-        return cls(by_kind, after)
-
-    def layer(self, cache: KVCache, index: int, kind: LayerType) -> _CachedLayer:
-        return _CachedLayer(cache.keys[index], cache.values[index], *self.by_kind[kind])
-
-
-def _attend_and_write(q, k, v, segment_ids, cached: _CachedLayer, window, kernel):
-    """Attention of new tokens over cache and themselves, and the store with their keys and values in it.
-
-    One new token is written first: its ring slot held exactly the key that left the window. Of several, the first may
-    still need keys that the last overwrite, so they look at the old cache and at each other, and then are written.
-    """
-    store = write(cached.keys, k, cached.slots), write(cached.values, v, cached.slots)
-    if cached.seen_after is not None:
-        return attend_cached(q, [store[0]], [store[1]], [cached.seen_after]), store
-    if cached.seen_before is None:
-        return attend(q, k, v, segment_ids, window=window, kernel=kernel), store
-    keys, values = [cached.keys, k.swapaxes(1, 2)], [cached.values, v.swapaxes(1, 2)]
-    return attend_cached(q, keys, values, [cached.seen_before, cached.seen_new]), store

@@ -1,0 +1,209 @@
+"""From tensors that lie somewhere to a model on its devices: check all names and shapes first, then read block by block.
+
+A `WeightSource` (a Hugging Face directory, a GGUF file) says which tensors it holds and reads rows of them. `build` makes
+the model: it compares the source with what the config needs and refuses with one list of everything that is wrong; then,
+parameter by parameter, it makes the buffers that this process's devices need, fills them from blocks of a few megabytes
+(transposing and casting on the way) and hands them over. On CPU JAX takes over such a buffer without a copy, since it is
+aligned; so loading peaks at the weights themselves plus one block. On an accelerator the host holds one parameter's share
+at a time. A slice that several devices of a process hold is read once.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, Sharding
+
+from coldforge.modeling.attention import Kernel
+from coldforge.modeling.config import Gemma3Config
+from coldforge.modeling.init import abstract_model, variable_sharding
+from coldforge.modeling.layout import Part, parameters
+from coldforge.modeling.model import Gemma3
+
+BLOCK_ELEMENTS = 1 << 20  # read at a time: 4 MB in float32. Dequantising 16 times as many is no faster, and takes 0.3 GB
+ALIGNMENT = 64  # bytes; XLA's CPU client copies a buffer that is aligned to less
+LISTED = 20  # tensors that an error names per kind of fault
+
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+
+
+class WeightsError(ValueError):
+    """Weights that are damaged, incomplete, or not those of the model; the message lists every tensor that is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """What a source says of a tensor before reading it.
+
+    Attributes:
+      label: its name in the file.
+      shape: as Hugging Face has it (`[out, in]`).
+      dtype: of the numbers that `WeightSource.blocks` gives; None if it cannot read them.
+      stored: how the file calls its storage ("BF16", "Q4_K").
+    """
+
+    label: str
+    shape: tuple[int, ...]
+    dtype: np.dtype | None
+    stored: str
+
+
+class WeightSource(Protocol):
+    """Tensors under Hugging Face's names without prefix (`layers.0.mlp.up_proj.weight`), readable by rows."""
+
+    @property
+    def place(self) -> str:
+        """Where the tensors are, for messages."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All tensors but those of a vision tower; one whose name says nothing keeps it."""
+
+    def label(self, name: str) -> str:
+        """What the file would call a tensor that it lacks."""
+
+    def blocks(self, name: str, start: int, stop: int, unit: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Rows `start` to `stop` in order, as (first row, rows); each block begins and ends at a multiple of `unit`.
+
+        A block may hold rows outside the range. Norms come as Hugging Face stores them (the model adds 1).
+        """
+
+
+def build(source: WeightSource, config: Gemma3Config, *, dtype, mesh: Mesh | None, kernel: Kernel) -> Gemma3:
+    """The model of `config` with the weights of `source`.
+
+    Args:
+      source: where the weights are.
+      config: what they must fit.
+      dtype: float32 or bfloat16; None: bfloat16 if every matrix is stored so, else float32.
+      mesh: places every parameter by `sharding.RULES`; None: the default device.
+      kernel: see `attention.attend`.
+
+    Raises:
+      WeightsError: if tensors are missing, unexpected, misshapen or unreadable; nothing has been read then.
+    """
+    model = abstract_model(config, dtype=jnp.float32, kernel=kernel)
+    variables = dict(nnx.to_flat_state(nnx.state(model)))
+    layout = parameters(config)
+    check(source, {part.name: part.shape(variables[path].shape) for path, parts in layout.items() for part in parts})
+    dtype = stored_dtype(source) if dtype is None else dtype
+    for path, parts in layout.items():
+        sharding = None if mesh is None else variable_sharding(variables[path], mesh)
+        array = read_parameter(source, parts, variables[path].shape, dtype, sharding)
+        variables[path] = variables[path].replace(array)
+    nnx.update(model, nnx.from_flat_state(variables))
+    return model
+
+
+def check(source: WeightSource, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses a source whose tensors are not exactly `wanted` (name → shape). A head is let pass as a copy of the embedding.
+
+    Raises:
+      WeightsError: with everything that is wrong, at most 20 names of each kind.
+    """
+    have = dict(source.tensors)
+    head = have.pop(_HEAD, None)
+    misshapen = [
+        f"{have[name].label} {list(have[name].shape)}, wanted {list(shape)}"
+        for name, shape in wanted.items()
+        if name in have and have[name].shape != shape
+    ]
+    if head is not None and head.shape != wanted[_EMBEDDING]:
+        misshapen.append(f"{head.label} {list(head.shape)}, wanted {list(wanted[_EMBEDDING])} (it is tied to the embedding)")
+    faults = {
+        "missing": [source.label(name) for name in wanted if name not in have],
+        "unexpected": [tensor.label for name, tensor in have.items() if name not in wanted],
+        "of another shape": misshapen,
+        "stored in a type that cannot be read": [
+            f"{have[name].label} ({have[name].stored})" for name in wanted if name in have and have[name].dtype is None
+        ],
+    }
+    lines = [f"  {len(names)} {kind}: {_shorten(names)}" for kind, names in faults.items() if names]
+    if lines:
+        raise WeightsError(f"the tensors in {source.place} are not those of the model its config describes:\n" + "\n".join(lines))
+
+
+def stored_dtype(source: WeightSource) -> np.dtype:
+    """bfloat16 if all matrices are stored in it, else float32.
+
+    Norms follow the matrices. float16 widens: the residual stream of the 270M model reaches 1.0e5, above float16's 65,504,
+    and bfloat16 would drop three bits of each weight.
+    """
+    matrices = {tensor.dtype for tensor in source.tensors.values() if len(tensor.shape) == 2}
+    return np.dtype(jnp.bfloat16) if matrices == {np.dtype(jnp.bfloat16)} else np.dtype(np.float32)
+
+
+def read_parameter(
+    source: WeightSource, parts: Iterable[Part], shape: tuple[int, ...], dtype, sharding: Sharding | None
+) -> jax.Array:
+    """A parameter of the model from the tensors that make it up, read and placed for this process's devices only."""
+    whole = tuple(slice(0, size) for size in shape)
+    if sharding is None:
+        places = {None: whole}
+    else:
+        indices = sharding.addressable_devices_indices_map(shape)
+        places = {device: tuple(map(_bounds, index, shape)) for device, index in indices.items()}
+    shards = {_key(index): (index, _aligned(tuple(s.stop - s.start for s in index), dtype)) for index in places.values()}
+    for part in parts:
+        _fill(source, part, shape, list(shards.values()))
+    arrays = [jax.device_put(shards[_key(index)][1], device) for device, index in places.items()]
+    jax.block_until_ready(arrays)  # so that the host holds no more than one parameter
+    return arrays[0] if sharding is None else jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _fill(
+    source: WeightSource, part: Part, shape: tuple[int, ...], shards: list[tuple[tuple[slice, ...], np.ndarray]]
+) -> None:
+    """Reads one tensor into every buffer that holds some of it; `shards` are (slices of the parameter, buffer)."""
+    targets = []  # (slices of the tensor's dimensions, the buffer's view in their order)
+    for index, buffer in shards:
+        if part.at is None:
+            view = part.view(buffer)
+        elif index[part.at[0]].start <= part.at[1] < index[part.at[0]].stop:
+            inside = part.at[1] - index[part.at[0]].start
+            view = dataclasses.replace(part, at=(part.at[0], inside)).view(buffer)
+        else:
+            continue
+        targets.append((tuple(index[d] for d in part.rows + part.cols), view))
+    if not targets:
+        return
+    dims = tuple(shape[d] for d in part.rows + part.cols)
+    unit = math.prod(shape[d] for d in part.rows[1:])  # rows of the tensor per step of its leading dimension
+    start, stop = min(index[0].start for index, _ in targets), max(index[0].stop for index, _ in targets)
+    for row, block in source.blocks(part.name, start * unit, stop * unit, unit):
+        first, block = row // unit, block.reshape(-1, *dims[1:])
+        for (lead, *rest), view in targets:
+            begin, end = max(lead.start, first), min(lead.stop, first + len(block))
+            if begin < end:
+                view[begin - lead.start : end - lead.start] = block[(slice(begin - first, end - first), *rest)]
+
+
+def block_rows(columns: int, unit: int) -> int:
+    """Rows of a tensor of `columns` to read at a time: a multiple of `unit`, about `BLOCK_ELEMENTS` numbers."""
+    return max(1, BLOCK_ELEMENTS // (columns * unit)) * unit
+
+
+def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """An uninitialised array at a multiple of `ALIGNMENT`; numpy's own lie at 16 bytes past a page."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    offset = -raw.ctypes.data % ALIGNMENT
+    return raw[offset : offset + size].view(dtype).reshape(shape)
+
+
+def _bounds(index: slice, size: int) -> slice:
+    return slice(*index.indices(size)[:2])
+
+
+def _key(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((s.start, s.stop) for s in index)
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:LISTED])
+    return shown if len(names) <= LISTED else f"{shown}, and {len(names) - LISTED} more"
