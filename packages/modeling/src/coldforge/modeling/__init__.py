@@ -13,6 +13,8 @@ from coldforge.modeling.config import (
     gemma3_270m,
 )
 from coldforge.modeling.init import abstract_model, init_model, model_mesh
+from coldforge.modeling.load import load
 from coldforge.modeling.lora import LoraConfig, add_lora, lora_state, set_lora
 from coldforge.modeling.model import Gemma3
 from coldforge.modeling.sharding import make_mesh, named_sharding, partition_spec
+from coldforge.modeling.weights import WeightsError

@@ -10,6 +10,7 @@ that `import coldforge.modeling` does not pay for orbax and gguf.
 
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -18,6 +19,10 @@ from coldforge.modeling.attention import Kernel
 from coldforge.modeling.config import from_gguf, from_hf
 from coldforge.modeling.model import Gemma3
 from coldforge.modeling.weights import WeightsError, build
+
+WANTED = "a directory with config.json and safetensors files, a .gguf file, or a checkpoint written by save_checkpoint"
+CHECKPOINT_MARKER = "coldforge.json"
+ADAPTER = ("adapter_model.safetensors",)
 
 
 def load(path: str | PathLike, *, dtype=None, mesh: Mesh | None = None, kernel: Kernel = "auto") -> Gemma3:
@@ -44,20 +49,54 @@ def load(path: str | PathLike, *, dtype=None, mesh: Mesh | None = None, kernel: 
             f"dtype must be float32, bfloat16 or None, got {jnp.dtype(dtype).name}. Gemma3's hidden states exceed the range of float16"
         )
     path = Path(path)
-    kind = find_kind(path)
+    kind, place = find_weights(path)
+    if kind == "checkpoint":
+        from coldforge.modeling.checkpoint import load_checkpoint
+
+        return load_checkpoint(place, dtype=dtype, mesh=mesh, kernel=kernel)
     if kind == "gguf":
         from coldforge.modeling.gguf_file import GGUFSource
 
-        source = GGUFSource(path if path.is_file() else next(path.glob("*.gguf")))
-        return build(source, from_gguf(source.metadata), dtype=dtype, mesh=mesh, kernel=kernel)
+        gguf = GGUFSource(place)
+        return build(gguf, from_gguf(gguf.metadata), dtype=dtype, mesh=mesh, kernel=kernel)
     from coldforge.modeling.hf import HFSource
 
-    config = from_hf(path)
-    return build(HFSource(path), config, dtype=dtype, mesh=mesh, kernel=kernel)
+    return build(HFSource(place), from_hf(place), dtype=dtype, mesh=mesh, kernel=kernel)
 
 
-def find_kind(path: Path) -> str:
-    """What lies at a path: "hf" or "gguf"."""
+def find_weights(path: Path) -> tuple[Literal["checkpoint", "gguf", "hf"], Path]:
+    """What kind of weights lie at a path, and exactly where.
+
+    Raises:
+      FileNotFoundError: if nothing is there.
+      WeightsError: if there are no weights, or more than one model.
+    """
     if path.is_file():
-        return "gguf"
-    return "hf"
+        if path.suffix == ".safetensors":
+            raise WeightsError(f"{path} is one file of a model; give its directory, where config.json is: {path.parent}")
+        return "gguf", path
+    if not path.is_dir():
+        hub = "" if path.is_absolute() or len(path.parts) != 2 else ". A model of the Hugging Face hub must be downloaded first"
+        raise FileNotFoundError(f"there is nothing at {path}; wanted {WANTED}{hub}")
+    if (path / CHECKPOINT_MARKER).is_file():
+        return "checkpoint", path
+    files = sorted(file.name for file in path.iterdir())
+    ggufs = [name for name in files if name.endswith(".gguf")]
+    tensors = [name for name in files if name.endswith((".safetensors", ".safetensors.index.json")) and name not in ADAPTER]
+    if len(ggufs) > 1 or (ggufs and tensors):
+        found = ", ".join(ggufs + tensors)
+        raise WeightsError(f"{path} holds more than one model ({found}); give the path of one file, or a directory for each")
+    if ggufs:
+        return "gguf", path / ggufs[0]
+    if tensors:
+        return "hf", path
+    holds = ", ".join(files[:10]) + (f" and {len(files) - 10} more" if len(files) > 10 else "") if files else "nothing"
+    raise WeightsError(f"{path} has no weights; wanted {WANTED}, and it holds {holds}{_hint(files)}")
+
+
+def _hint(files: list[str]) -> str:
+    if "adapter_model.safetensors" in files:
+        return ". That is an adapter: load its base model, add_lora, then load_peft"
+    if any(name.endswith((".bin", ".pth", ".pt")) for name in files):
+        return ". Pickled weights are not read: load them with transformers and save_pretrained(safe_serialization=True)"
+    return ""
