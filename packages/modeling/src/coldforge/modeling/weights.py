@@ -11,7 +11,7 @@ at a time. A slice that several devices of a process hold is read once.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ class Tensor:
     stored: str
 
 
+@runtime_checkable  # so that the tests' type checker can look at it
 class WeightSource(Protocol):
     """Tensors under Hugging Face's names without prefix (`layers.0.mlp.up_proj.weight`), readable by rows."""
 
