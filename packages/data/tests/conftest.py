@@ -18,10 +18,15 @@ import gguf
 import pytest
 import sentencepiece
 import tokenizers
+from hypothesis import settings
 
 from coldforge.data import Tokenizer
 from coldforge.data.model_file import parse_model
 from coldforge.data.vocabulary import SPACE, Kind, Vocabulary
+
+# No deadline: on a busy machine any example can take long.
+settings.register_profile("coldforge", deadline=None)
+settings.load_profile("coldforge")
 
 RUNS = ["\n" * n for n in range(1, 6)] + [SPACE * n for n in range(2, 8)]
 TAGS = ["<table>", "</table>", "<h1>", "</h1>", "<b>", "</b>", "<code>", "<bbox>"]

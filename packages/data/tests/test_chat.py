@@ -76,10 +76,12 @@ def hugging_face(messages: list[Message], *, add_generation_prompt: bool = True)
 
 MARKERS = ["<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<unk>", "<start_of_turn>model\n", "<unused0>"]
 SPACES = ["\n", "\n\n", "  ", "\t", "\u00a0", "\u2028", "\x1c", "\ufeff", "\u200b"]
-clean_content = st.lists(st.sampled_from([*SPACES, "def", "<b>", "{{ 1 }}"]) | st.text(max_size=6), max_size=8).map(
+any_content = st.lists(st.sampled_from([*SPACES, "def", "<b>", "{{ 1 }}"]) | st.text(max_size=6), max_size=8).map(
     "".join
 )
-hostile_content = st.lists(st.sampled_from(MARKERS) | clean_content, max_size=5).map("".join)
+hostile_content = st.lists(st.sampled_from(MARKERS) | any_content, max_size=5).map("".join)
+# Coarser than needed, and certain: Hypothesis draws strings that it finds in the code, "<eos>" among them.
+clean_content = any_content.filter(lambda text: re.search(r"<\w{3,}>|\[\w+\]", text) is None)
 
 
 @st.composite

@@ -33,14 +33,19 @@ SNIPPETS = (
     ]
 )
 CONTROLS = ["<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<unused0>", "<unused10>"]
-CONTROLS += ["[multimodal]", "<start_of_image>", "<end_of_image>"]
+CONTROLS += ["<unused1>", "[multimodal]", "<start_of_image>", "<end_of_image>"]
 FRAGMENTS = ["<start_of_", "turn>", "<unused", "1>", "<<bos>>", "[<eos>]", "<start_of_turn", "<image_soft_token>"]
 
-clean_text = st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=8), max_size=20).map("".join)
 hostile_text = st.lists(
     st.sampled_from(SNIPPETS) | st.sampled_from(CONTROLS) | st.sampled_from(FRAGMENTS) | st.text(max_size=8),
     max_size=20,
 ).map("".join)
+# Filtered, since Hypothesis draws strings that it finds in the code, "<eos>" among them.
+clean_text = (
+    st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=8), max_size=20)
+    .map("".join)
+    .filter(lambda text: not any(control in text for control in CONTROLS))
+)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +62,7 @@ def test_ids_have_gemmas_roles(tok: Tokenizer) -> None:
 
 
 def test_control_tokens_are_all_markers_and_no_tag_or_run(tok: Tokenizer, vocabulary: Vocabulary) -> None:
-    assert set(tok.control_tokens) == {*CONTROLS, "<unused1>"}
+    assert set(tok.control_tokens) == set(CONTROLS)
     assert all(vocabulary.texts[index] == text for text, index in tok.control_tokens.items())
 
 
