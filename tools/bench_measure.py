@@ -1,4 +1,4 @@
-"""How the benchmarks measure: wall time, CPU time and peak memory of one callable in this process, for every peer alike.
+"""How the benchmarks measure: wall time, CPU time and peak memory of a callable in this process, for every peer alike.
 
 The first call is timed apart, since it compiles. Later calls give the smallest and the median wall time; their CPU
 seconds help to tell a busy machine from a slow program. Peak memory is the kernel's high-water mark of resident memory,

@@ -5,18 +5,18 @@ from Coldforge, with the same prompts (`bench_prompts`) and the same way to meas
 
     JAX_PLATFORMS=cpu python tools/bench_tunix_sampler.py equal --dtype f32
 
-It loads the GGUF into Tunix's own Gemma3, calls Tunix's own sampler with settings that favour it, and prints one line of
-JSON. Scenarios:
+It loads the GGUF into Tunix's own Gemma3, calls Tunix's own sampler with settings that favour it, and prints one
+line of JSON. Scenarios:
 
-- check: greedy continuation of the oracle's prompts; in f32 it fails unless all 32 tokens agree: the peer is run rightly.
+- check: greedy continuation of the oracle's prompts; in f32 it fails unless all 32 tokens agree: the peer runs rightly.
 - equal: 8 prompts of 64 tokens, 128 new tokens, greedy.
 - mixed: 32 prompts of 16 to 256 tokens, 4 samples each at temperature 1, 128 new tokens. The sampler has no n > 1, so
   prompts are repeated, and it makes logits for every prompt position: all 128 rows would need 37 GB in f32. So `--rows`
   rows run at a time, all padded to the longest prompt, that one compilation serves them all. The default is the most
   that stays below 20 GB: 64 in f32 (19.9 GB; 32 need 11.7 GB), 32 in bf16 (15.3 GB; 64 were killed at 23 GB).
 
-In its favour: the cache is exactly as long as prompt and continuation need, prompts are padded to the longest one rather
-than to a power of two, log-probs are off unless `--logprobs`, and no tokenizer runs. EOS never ends a row, as on our
+In its favour: the cache is exactly as long as prompt and continuation need, prompts are padded to the longest one and
+not to a power of two, log-probs are off unless `--logprobs`, and no tokenizer runs. EOS never ends a row, as on our
 side. Left out: its other engines (vLLM, SGLang), LoRA, top-p.
 """
 
