@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from coldforge.modeling.attention import Kernel
+from coldforge.modeling.checkpoint import MARKER, load_checkpoint
 from coldforge.modeling.config import from_gguf, from_hf
 from coldforge.modeling.model import Gemma3
 from coldforge.modeling.weights import WeightsError, build
 
 WANTED = "a directory with config.json and safetensors files, a .gguf file, or a checkpoint written by save_checkpoint"
-CHECKPOINT_MARKER = "coldforge.json"
 ADAPTER = ("adapter_model.safetensors",)
 
 
@@ -51,8 +51,6 @@ def load(path: str | PathLike, *, dtype=None, mesh: Mesh | None = None, kernel: 
     path = Path(path)
     kind, place = find_weights(path)
     if kind == "checkpoint":
-        from coldforge.modeling.checkpoint import load_checkpoint
-
         return load_checkpoint(place, dtype=dtype, mesh=mesh, kernel=kernel)
     if kind == "gguf":
         from coldforge.modeling.gguf_file import GGUFSource
@@ -78,7 +76,7 @@ def find_weights(path: Path) -> tuple[Literal["checkpoint", "gguf", "hf"], Path]
     if not path.is_dir():
         hub = "" if path.is_absolute() or len(path.parts) != 2 else ". A model of the Hugging Face hub must be downloaded first"
         raise FileNotFoundError(f"there is nothing at {path}; wanted {WANTED}{hub}")
-    if (path / CHECKPOINT_MARKER).is_file():
+    if (path / MARKER).is_file():
         return "checkpoint", path
     files = sorted(file.name for file in path.iterdir())
     ggufs = [name for name in files if name.endswith(".gguf")]

@@ -36,6 +36,26 @@ class WeightsError(ValueError):
     """Weights that are damaged, incomplete, or not those of the model; the message lists every tensor that is wrong."""
 
 
+class Faults:
+    """Collects what is wrong with the tensors at a place, to be told in one message."""
+
+    def __init__(self, place: str):
+        self._place = place
+        self._lines: list[str] = []
+
+    def add(self, kind: str, names: list[str]) -> None:
+        """Notes tensors of one kind of fault, if there are any; at most `LISTED` are named."""
+        if names:
+            more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            self._lines.append(f"  {len(names)} {kind}: {', '.join(names[:LISTED])}{more}")
+
+    def report(self) -> None:
+        """Raises a WeightsError if anything was added."""
+        if self._lines:
+            what = f"the tensors in {self._place} are not those of the model that its config describes"
+            raise WeightsError("\n".join([what + ":", *self._lines]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """What a source says of a tensor before reading it.
@@ -116,17 +136,13 @@ def check(source: WeightSource, wanted: Mapping[str, tuple[int, ...]]) -> None:
     ]
     if head is not None and head.shape != wanted[_EMBEDDING]:
         misshapen.append(f"{head.label} {list(head.shape)}, wanted {list(wanted[_EMBEDDING])} (it is tied to the embedding)")
-    faults = {
-        "missing": [source.label(name) for name in wanted if name not in have],
-        "unexpected": [tensor.label for name, tensor in have.items() if name not in wanted],
-        "of another shape": misshapen,
-        "stored in a type that cannot be read": [
-            f"{have[name].label} ({have[name].stored})" for name in wanted if name in have and have[name].dtype is None
-        ],
-    }
-    lines = [f"  {len(names)} {kind}: {_shorten(names)}" for kind, names in faults.items() if names]
-    if lines:
-        raise WeightsError(f"the tensors in {source.place} are not those of the model its config describes:\n" + "\n".join(lines))
+    faults = Faults(source.place)
+    faults.add("missing", [source.label(name) for name in wanted if name not in have])
+    faults.add("unexpected", [tensor.label for name, tensor in have.items() if name not in wanted])
+    faults.add("of another shape", misshapen)
+    unreadable = [have[name] for name in wanted if name in have and have[name].dtype is None]
+    faults.add("stored in a type that cannot be read", [f"{tensor.label} ({tensor.stored})" for tensor in unreadable])
+    faults.report()
 
 
 def stored_dtype(source: WeightSource) -> np.dtype:
@@ -203,8 +219,3 @@ def _bounds(index: slice, size: int) -> slice:
 
 def _key(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
     return tuple((s.start, s.stop) for s in index)
-
-
-def _shorten(names: list[str]) -> str:
-    shown = ", ".join(names[:LISTED])
-    return shown if len(names) <= LISTED else f"{shown}, and {len(names) - LISTED} more"
