@@ -41,8 +41,8 @@ def attend(
 ) -> Float[Array, "batch seq heads head_dim"]:
     """Causal self-attention within segments; `window=None` sees all earlier keys.
 
-    `kernel` "auto" takes splash attention when the trace is for TPU (see `sharding.current_platform`), "blocked" elsewhere;
-    "splash_interpret" runs the TPU kernel's code in Python, for tests.
+    `kernel` "auto" takes splash attention when the trace is for TPU (see `sharding.current_platform`), "blocked"
+    elsewhere; "splash_interpret" runs the TPU kernel's code in Python, for tests.
     """
     if kernel == "auto":
         kernel = "splash" if current_platform() == "tpu" else "blocked"
@@ -65,10 +65,10 @@ def attend_cached(
 ) -> Float[Array, "batch new heads head_dim"]:
     """Softmax attention over the concatenation of several key/value stores, without concatenating them.
 
-    A store is, for example, a ring cache and the new chunk itself. `masks[i][b, t, s]` says whether query t of row b sees
-    key s of store i.
+    A store is, for example, a ring cache and the new chunk itself. `masks[i][b, t, s]` says whether query t of row b
+    sees key s of store i.
     """
-    batch, new, heads, head_dim = q.shape
+    batch, new, _, head_dim = q.shape
     kv_heads = keys[0].shape[1]
     # The queries of a key/value head as rows of one product: [batch, kv_heads, group * new, head_dim]. Spelt as einsums
     # over five dimensions XLA:CPU transposes the cache instead (10.4 against 0.8 ms for 128 rows x 256 slots).
@@ -112,7 +112,9 @@ def _banded(q, k, v, segment_ids, window):
 
     def windows(x):  # [batch * count, (back + 1) * block, ...]
         x = pad(x, back * block)
-        parts = [x[:, i * block : (i + count) * block].reshape(batch * count, block, *x.shape[2:]) for i in range(back + 1)]
+        parts = [
+            x[:, i * block : (i + count) * block].reshape(batch * count, block, *x.shape[2:]) for i in range(back + 1)
+        ]
         return jnp.concatenate(parts, axis=1)
 
     def blocks(x):
@@ -127,17 +129,18 @@ def _banded(q, k, v, segment_ids, window):
 
 
 def _triangular(q, k, v, segment_ids, window, groups: int = 8):
-    """Global attention: up to `groups` static ranges of queries, each over keys [0, end of the range), in blocks of queries.
+    """Global attention: up to `groups` static ranges of queries, each over keys [0, end of the range), block by block.
 
     Eight ranges cost (8 + 1) / 16 = 56 % of the full square; the blocks are recomputed in the backward pass, so that no
-    more than one block's scores live at a time.
+    more than one block's scores live at a time. That takes a loop: XLA unrolls one of a single block and then runs all
+    ranges at once, so a range has two blocks at least (at 4,096: 80 MiB forward and 220 backward, not 239 and 618).
     """
     seq = q.shape[1]
     count = -(-seq // QUERY_BLOCK)
     padded = count * QUERY_BLOCK
     q, k, v = (jnp.pad(x, ((0, 0), (0, padded - seq), (0, 0), (0, 0))) for x in (q, k, v))
     segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padded - seq)))
-    step = -(-count // groups)
+    step = max(2, -(-count // groups))
     out = []
     for first in range(0, count, step):
         last = min(first + step, count)
@@ -150,7 +153,8 @@ def _triangular(q, k, v, segment_ids, window, groups: int = 8):
             q_index = start + jnp.arange(QUERY_BLOCK)
             return _attend_block(take(q), keys, values, take(segment_ids), k_segments, q_index, jnp.arange(end), window)
 
-        blocks = jax.lax.map(one, QUERY_BLOCK * jnp.arange(first, last))  # [blocks, batch, QUERY_BLOCK, heads, head_dim]
+        # [blocks, batch, QUERY_BLOCK, heads, head_dim]
+        blocks = jax.lax.map(one, QUERY_BLOCK * jnp.arange(first, last))
         out.append(jnp.moveaxis(blocks, 0, 1).reshape(q.shape[0], -1, *q.shape[2:]))
     return jnp.concatenate(out, axis=1)[:, :seq]
 
