@@ -1,8 +1,8 @@
 """The key/value cache: rings of the window's size on local layers, the whole context on global ones.
 
-Slot of position p: `p % ring length` on local layers, `p` on global ones. Which position a slot holds is stored once per
-kind of layer, so a mask is computed from positions alone and rows of one batch may be at different places: prompts of
-different lengths, left or right padding, and (continuous batching) a row that starts anew are all the same case.
+Slot of position p: `p % ring length` on local layers, `p` on global ones. Which position a slot holds is stored once
+per kind of layer, so a mask is computed from positions alone and rows of one batch may be at different places: prompts
+of different lengths, left or right padding, and (continuous batching) a row that starts anew are all the same case.
 At 32,768 tokens, five local layers of six with 512 slots make the cache 5.9 times smaller than one of full length.
 """
 
@@ -82,17 +82,16 @@ class CacheStep(NamedTuple):
     Attributes:
       rows, slots: where each new token is written.
       positions: the positions that the cache holds afterwards, `[batch, slots]`.
-      starts: the tokens begin texts, so they see each other only (within their segments).
-      seen_after: `[batch, 1, slots]`, for one new token: what it sees of the cache with its own key written. Its slot in
-        a ring held exactly the key that has left the window.
+      seen_after: `[batch, 1, slots]`, for one new token: what it sees of the cache with its own key written. In a ring,
+        its slot held exactly the key that has left the window.
       seen_before, seen_new: for several new tokens, of which the first may still need keys that the last overwrites:
         what they see of the cache as it was, `[batch, new, slots]`, and of each other, `[batch, new, new]`.
+      All three are None for tokens that begin texts: those see each other only, within their segments.
     """
 
     rows: Int[Array, "batch new"]
     slots: Int[Array, "batch new"]
     positions: Int[Array, "batch slots"]
-    starts: bool
     seen_after: Bool[Array, "batch 1 slots"] | None = None
     seen_before: Bool[Array, "batch new slots"] | None = None
     seen_new: Bool[Array, "batch new new"] | None = None
@@ -101,10 +100,18 @@ class CacheStep(NamedTuple):
         return write(store, new, self.rows, self.slots)
 
 
+class CachedLayer(NamedTuple):
+    """What one layer needs of the cache in one call."""
+
+    keys: Float[Array, "batch kv_heads slots head_dim"]
+    values: Float[Array, "batch kv_heads slots head_dim"]
+    step: CacheStep
+
+
 def plan_steps(
     cache: KVCache, positions: Int[Array, "batch new"], rows: Int[Array, "batch new"] | None, sliding_window: int
 ) -> dict[LayerType, CacheStep]:
-    """The step of each kind of layer, for tokens at `positions` that continue their rows or (`rows` given) begin texts."""
+    """The step of each kind of layer, for tokens that continue their rows or (`rows` given) begin texts."""
     steps: dict[LayerType, CacheStep] = {}
     starts = rows is not None
     where = rows if rows is not None else jnp.broadcast_to(jnp.arange(cache.rows)[:, None], positions.shape)
@@ -115,7 +122,7 @@ def plan_steps(
             before = jnp.where(fresh, EMPTY, before)
         slots = write_slots(positions, where, *before.shape, ring=kind == "local")
         after = before.at[where, slots].set(positions, mode="drop")
-        step = CacheStep(where, slots, after, starts)
+        step = CacheStep(where, slots, after)
         if not starts and positions.shape[1] == 1:
             step = step._replace(seen_after=visible(positions, after, window))
         elif not starts:
@@ -128,8 +135,11 @@ def plan_steps(
 def write_slots(
     positions: Int[Array, "batch new"], rows: Int[Array, "batch new"], cache_rows: int, slots: int, *, ring: bool
 ) -> Int[Array, "batch new"]:
-    """The slot of each new token in its row; `slots` (out of range: dropped by `write`) for padding, and in a ring for
-    what a later token of the same call would overwrite."""
+    """The slot of each new token in its row.
+
+    It is `slots`, out of range and so dropped by `write`, for padding, and in a ring for what a later token of the same
+    call would overwrite.
+    """
     if not ring:
         return jnp.where(positions >= 0, positions, slots)
     latest = jnp.full((cache_rows,), EMPTY).at[rows].max(positions)[rows]

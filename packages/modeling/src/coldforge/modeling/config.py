@@ -1,7 +1,8 @@
 """What a Gemma3 text model looks like: sizes, conventions, and where they are read from.
 
 `Gemma3Config` is the only description of a model that the package uses. It comes from a preset (`gemma3_1b()`), from a
-Hugging Face `config.json` (`from_hf`), or from the metadata of a GGUF file (`from_gguf`). Hugging Face writes two styles:
+Hugging Face `config.json` (`from_hf`), or from the metadata of a GGUF file (`from_gguf`). Hugging Face writes two
+styles:
 the hub's own (`rope_theta`, `rope_local_base_freq`, `sliding_window_pattern`, most defaults left out) and that of
 transformers 5 (`rope_parameters`, `layer_types`); both are read, also where they sit nested in a multimodal config.
 What this implementation does not compute (soft-capping, attention bias, untied heads, bidirectional attention, other
@@ -60,7 +61,8 @@ class Gemma3Config:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "embed_dim", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "sliding_window", "max_seq_len"):
+        sizes = "vocab_size embed_dim mlp_dim num_heads num_kv_heads head_dim sliding_window max_seq_len"
+        for name in sizes.split():
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a positive integer, got {value!r}")
@@ -103,10 +105,11 @@ def gemma3_1b() -> Gemma3Config:
 
 
 def gemma3_4b() -> Gemma3Config:
-    """Gemma3 4B, text part: 3.88 B parameters, 7.8 GB in bf16. The checkpoint's embedding has 64 rows more than the tokenizer."""
+    """Gemma3 4B, text part: 3.88 B parameters, 7.8 GB in bf16; 64 embedding rows more than the tokenizer has."""
     return Gemma3Config(
         vocab_size=262_208, embed_dim=2560, mlp_dim=10_240, num_heads=8, num_kv_heads=4, head_dim=256,
-        layer_types=layer_pattern(34), sliding_window=1024, max_seq_len=131_072, query_scale=256**-0.5, global_rope_factor=8.0,
+        layer_types=layer_pattern(34), sliding_window=1024, max_seq_len=131_072, query_scale=256**-0.5,
+        global_rope_factor=8.0,
     )  # fmt: skip
 
 
@@ -114,15 +117,17 @@ def gemma3_12b() -> Gemma3Config:
     """Gemma3 12B, text part: 11.8 B parameters, 23.5 GB in bf16."""
     return Gemma3Config(
         vocab_size=262_208, embed_dim=3840, mlp_dim=15_360, num_heads=16, num_kv_heads=8, head_dim=256,
-        layer_types=layer_pattern(48), sliding_window=1024, max_seq_len=131_072, query_scale=256**-0.5, global_rope_factor=8.0,
+        layer_types=layer_pattern(48), sliding_window=1024, max_seq_len=131_072, query_scale=256**-0.5,
+        global_rope_factor=8.0,
     )  # fmt: skip
 
 
 def gemma3_27b() -> Gemma3Config:
-    """Gemma3 27B, text part: 27.0 B parameters, 54 GB in bf16. Its query scale is (5376 / 32) ** -0.5, not head_dim ** -0.5."""
+    """Gemma3 27B, text part: 27.0 B parameters, 54 GB in bf16; its query scale is not that of its head_dim."""
     return Gemma3Config(
         vocab_size=262_208, embed_dim=5376, mlp_dim=21_504, num_heads=32, num_kv_heads=16, head_dim=128,
-        layer_types=layer_pattern(62), sliding_window=1024, max_seq_len=131_072, query_scale=168**-0.5, global_rope_factor=8.0,
+        layer_types=layer_pattern(62), sliding_window=1024, max_seq_len=131_072, query_scale=168**-0.5,
+        global_rope_factor=8.0,
     )  # fmt: skip
 
 
@@ -171,7 +176,9 @@ def from_hf(config: Mapping[str, Any] | str | Path) -> Gemma3Config:
     if model_type == "gemma3" and "text_config" not in config:
         raise ConfigError("config of model_type 'gemma3' has no text_config: is it complete?")
     if outer.get("tie_word_embeddings") is False:
-        raise ConfigError("tie_word_embeddings is False; Gemma3's head is its embedding, an untied head is not implemented")
+        raise ConfigError(
+            "tie_word_embeddings is False; Gemma3's head is its embedding, an untied head is not implemented"
+        )
     for name, accepted in _HF_FIXED.items():
         if text.get(name) not in accepted:
             raise ConfigError(f"{name} is {text[name]!r}; implemented is {accepted[0]!r}")
@@ -237,7 +244,8 @@ def from_gguf(metadata: Mapping[str, Any]) -> Gemma3Config:
     """Reads the key-value metadata of a GGUF file (keys such as `gemma3.block_count`).
 
     llama.cpp's converter leaves out the local rope base, the layer pattern and the query scale; Gemma3's own values are
-    taken (10,000; every sixth layer global; `head_dim ** -0.5`, but `(embed_dim / heads) ** -0.5` for the 62 layers of 27B).
+    taken (10,000; every sixth layer global; `head_dim ** -0.5`, but `(embed_dim / heads) ** -0.5` for the 62 layers of
+    27B).
 
     Raises:
       ConfigError: for a file of another architecture or without a needed key.
@@ -252,7 +260,8 @@ def from_gguf(metadata: Mapping[str, Any]) -> Gemma3Config:
             raise ConfigError(f"GGUF metadata has no gemma3.{key}")
         return value
 
-    num_layers, embed_dim, num_heads = int(get("block_count")), int(get("embedding_length")), int(get("attention.head_count"))
+    num_layers, num_heads = int(get("block_count")), int(get("attention.head_count"))
+    embed_dim = int(get("embedding_length"))
     head_dim = int(get("attention.key_length", 256))
     if int(get("attention.value_length", head_dim)) != head_dim:
         raise ConfigError(f"GGUF key_length {head_dim} differs from value_length {get('attention.value_length')}")
@@ -294,7 +303,9 @@ def _hf_rope(text: Mapping[str, Any]) -> tuple[float, float, float]:
     local: Mapping[str, Any]
     if (parameters := text.get("rope_parameters")) is not None:
         if "full_attention" not in parameters or "sliding_attention" not in parameters:
-            raise ConfigError(f"rope_parameters must have full_attention and sliding_attention, got {sorted(parameters)}")
+            raise ConfigError(
+                f"rope_parameters must have full_attention and sliding_attention, got {sorted(parameters)}"
+            )
         scaling, local = parameters["full_attention"], parameters["sliding_attention"]
     else:
         scaling = {"rope_theta": text.get("rope_theta", 1_000_000.0), **(text.get("rope_scaling") or {})}
@@ -315,5 +326,7 @@ def _hf_layer_types(text: Mapping[str, Any], num_layers: int) -> tuple[LayerType
         return layer_pattern(num_layers, text.get("sliding_window_pattern", text.get("_sliding_window_pattern", 6)))
     names: Mapping[str, LayerType] = {"full_attention": "global", "sliding_attention": "local"}
     if len(listed) != num_layers or set(listed) - set(names):
-        raise ConfigError(f"layer_types must name full_attention or sliding_attention for {num_layers} layers, got {list(listed)}")
+        raise ConfigError(
+            f"layer_types must name full_attention or sliding_attention for {num_layers} layers, got {list(listed)}"
+        )
     return tuple(names[name] for name in listed)

@@ -18,8 +18,10 @@ def abstract_model(config: Gemma3Config, *, dtype=jnp.float32, kernel: Kernel = 
     return nnx.eval_shape(lambda: Gemma3(config, rngs=nnx.Rngs(0), dtype=dtype, kernel=kernel))
 
 
-def init_model(config: Gemma3Config, *, seed: int, dtype=jnp.float32, mesh: Mesh | None = None, kernel: Kernel = "auto") -> Gemma3:
-    """A model with random weights. With `mesh`, each device makes only its own share of them (`jit` with `out_shardings`)."""
+def init_model(
+    config: Gemma3Config, *, seed: int, dtype=jnp.float32, mesh: Mesh | None = None, kernel: Kernel = "auto"
+) -> Gemma3:
+    """A model with random weights; with `mesh`, each device makes only its own share of them."""
 
     def create():
         return nnx.state(Gemma3(config, rngs=nnx.Rngs(seed), dtype=dtype, kernel=kernel))
@@ -32,11 +34,13 @@ def init_model(config: Gemma3Config, *, seed: int, dtype=jnp.float32, mesh: Mesh
 
 def state_shardings(state: nnx.State, mesh: Mesh) -> Any:
     """The sharding of every variable of a model's state, in the state's own structure (for `jit` and `device_put`)."""
-    return jax.tree.map(lambda v: v.replace(variable_sharding(v, mesh)), state, is_leaf=lambda v: isinstance(v, nnx.Variable))
+    return jax.tree.map(
+        lambda v: v.replace(variable_sharding(v, mesh)), state, is_leaf=lambda v: isinstance(v, nnx.Variable)
+    )
 
 
 def variable_sharding(variable: nnx.Variable, mesh: Mesh) -> NamedSharding:
-    """The sharding of one variable from its logical axes; a dimension of size 1 and a variable without axes stay whole."""
+    """The sharding of one variable from its logical axes; a variable without axes stays whole."""
     shape = variable.get_value().shape
     return named_sharding(variable.get_metadata().get("axes") or (None,) * len(shape), shape, mesh)
 
@@ -44,4 +48,4 @@ def variable_sharding(variable: nnx.Variable, mesh: Mesh) -> NamedSharding:
 def model_mesh(model: Gemma3) -> Mesh | None:
     """The mesh that a model's parameters lie on, or None for a single device."""
     sharding = getattr(model.embedder.input_embedding.get_value(), "sharding", None)
-    return sharding.mesh if isinstance(sharding, NamedSharding) else None
+    return sharding.mesh if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) else None

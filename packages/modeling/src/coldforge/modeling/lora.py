@@ -4,17 +4,17 @@
     adapter = lora_state(model)                                      # what is trained and stored
     set_lora(model, other)                                           # same base, another adapter
 
-Output of a target: `x W + (x A B) alpha / rank` (Hu et al., arXiv 2106.09685, section 4.1), A random, B zero, so a fresh
-adapter changes nothing. A and B are float32 whatever the base is: bf16 loses updates smaller than 1/256 of a weight.
-qwix finds parameters by tracing the model once; here that trace is abstract (no arithmetic, no memory), and the values are
-made afterwards, each on the devices where it will live.
+Output of a target: `x W + (x A B) alpha / rank` (Hu et al., arXiv 2106.09685, section 4.1), A random, B zero, so a
+fresh adapter changes nothing. A and B are float32 whatever the base is: bf16 loses updates smaller than 1/256 of a
+weight. qwix finds parameters by tracing the model once; here that trace is abstract (no arithmetic, no memory), and the
+values are made afterwards, each on the devices where it will live.
 """
 
 import dataclasses
 import functools
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +38,8 @@ class LoraConfig:
       alpha: the adapter's output is scaled by `alpha / rank`.
       targets: names of the modules that get an adapter, or regular expressions for whole module paths
         (`layers/.*/attn/q_einsum`).
-      quantize: None keeps the base as it is; "int8" (a scale per output channel) or "nf4" (a scale per 64 weights) stores
-        the weights of all six projections so. Embedding and norms are never quantised.
+      quantize: None keeps the base as it is; "int8" (a scale per output channel) or "nf4" (a scale per 64 weights)
+        stores the weights of all six projections so. Embedding and norms are never quantised.
     """
 
     rank: int = 64
@@ -115,7 +115,9 @@ def set_lora(model: Gemma3, adapter: nnx.State) -> None:
         if new[p].shape != have[p].shape
     ]
     if wrong:
-        raise ValueError(f"adapter does not fit the model's ({len(wrong)} differences): " + "; ".join(sorted(wrong)[:10]))
+        raise ValueError(
+            f"adapter does not fit the model's ({len(wrong)} differences): " + "; ".join(sorted(wrong)[:10])
+        )
     nnx.update(model, adapter)
 
 
@@ -147,8 +149,8 @@ def _rules(model: Gemma3, config: LoraConfig) -> list[qwix.QuantizationRule]:
     return rules
 
 
-def _module(model: nnx.Module, path: str) -> nnx.Module:
-    node = model
+def _module(model: nnx.Module, path: str) -> Einsum | Linear:
+    node: Any = model
     for part in path.split("/"):
         node = node[int(part)] if part.isdigit() else getattr(node, part)
     return node
@@ -159,7 +161,7 @@ def _weight(module: Einsum | Linear) -> jax.Array:
 
 
 def _nf4_tile(contracted: tuple[int, ...]) -> int:
-    """qwix tiles the last contracted dimension only, so a scale covers tile × the others: (4 heads, 256) takes 16."""
+    """Qwix tiles the last contracted dimension only, so a scale covers tile × the others: (4 heads, 256) takes 16."""
     return math.gcd(contracted[-1], max(1, NF4_TILE // math.prod(contracted[:-1])))
 
 
@@ -177,7 +179,7 @@ def _trace(model: Gemma3, rules: list[qwix.QuantizationRule]) -> Gemma3:
 
 
 def _init_adapter(module, name: str, variable: nnx.Variable, axes, rngs: nnx.Rngs, mesh: Mesh | None) -> nnx.Variable:
-    """A: uniform with variance 2 / fan_in (qwix's default, He et al. 2015); B: zero. Both float32, with logical axes."""
+    """A: uniform with variance 2 / fan_in (qwix's default, He et al. 2015); B: zero. Both in float32."""
     shape, is_a = variable.get_value().shape, name.endswith("_lora_a")
     axes = (*axes[: module.contracted], "rank") if is_a else ("rank", *axes[module.contracted :])
     variable = variable.replace(jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -193,7 +195,7 @@ def _adapter_maker(shape: tuple[int, ...], is_a: bool, sharding):
 
 
 def _quantise(weight: jax.Array, abstract, mesh: Mesh | None) -> dict[str, nnx.Variable]:
-    """The variables of `abstract` (a weight as qwix will hold it, shapes only) with the quantised values of `weight`."""
+    """The variables of `abstract`, a weight as qwix will hold it, with the quantised values of `weight`."""
     parts = {name: getattr(abstract.array, name) for name in ("qvalue", "scale")}
     shardings = tuple(None if mesh is None else variable_sharding(v, mesh) for v in parts.values())
     how = abstract.how

@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
-from coldforge.modeling.cache import CacheStep, KVCache, plan_steps
+from coldforge.modeling.cache import CachedLayer, KVCache, plan_steps
 from coldforge.modeling.config import Gemma3Config, LayerType
 from coldforge.modeling.sharding import constrain
 
@@ -65,7 +65,14 @@ class _Linear(nnx.Module):
     weight_name: str
 
     def __init__(
-        self, equation: str, shape: tuple[int, ...], axes: tuple[str, ...], *, contracted: int = 1, dtype, rngs: nnx.Rngs
+        self,
+        equation: str,
+        shape: tuple[int, ...],
+        axes: tuple[str, ...],
+        *,
+        contracted: int = 1,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         fan_in = math.prod(shape[:contracted])
         setattr(self, self.weight_name, _param(rngs, shape, axes, dtype, fan_in**-0.5))
@@ -96,9 +103,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Gemma3Config, kind: LayerType, *, kernel: Kernel, dtype, rngs: nnx.Rngs):
         d, n, k, h = config.embed_dim, config.num_heads, config.num_kv_heads, config.head_dim
-        self.q_einsum = Einsum(
-            "btd,dnh->btnh", (d, n, h), ("embed", "heads", "head_dim"), dtype=dtype, rngs=rngs
-        )
+        self.q_einsum = Einsum("btd,dnh->btnh", (d, n, h), ("embed", "heads", "head_dim"), dtype=dtype, rngs=rngs)
         self.kv_einsum = Einsum(
             "btd,dckh->btckh", (d, 2, k, h), ("embed", "kv", "kv_heads", "head_dim"), dtype=dtype, rngs=rngs
         )
@@ -111,19 +116,25 @@ class Attention(nnx.Module):
         self.query_scale = config.query_scale
         self.kernel = kernel
 
-    def __call__(self, x, rotary: Rotary, segment_ids, cached: tuple[Array, Array] | None, step: CacheStep | None):
+    def __call__(
+        self, x: Float[Array, "batch seq embed"], rotary: Rotary, segment_ids: Array, cached: CachedLayer | None
+    ) -> tuple[Float[Array, "batch seq embed"], tuple[Array, Array] | None]:
+        """The attention output and, with a cache, the layer's keys and values with the new ones in them."""
         q = self._query_norm(self.q_einsum(x))
         kv = self.kv_einsum(x)
         k, v = self._key_norm(kv[:, :, 0]), kv[:, :, 1]
         q, k = rotate(q, rotary, scale=self.query_scale), rotate(k, rotary)
-        store = None if step is None else tuple(step.write(old, new) for old, new in zip(cached, (k, v), strict=True))
-        if step is None or step.starts:
-            out = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)
-        elif step.seen_after is not None:
+        if cached is None:
+            return self.attn_vec_einsum(attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)), None
+        keys, values, step = cached
+        store = step.write(keys, k), step.write(values, v)
+        if step.seen_after is not None:
             out = attend_cached(q, [store[0]], [store[1]], [step.seen_after])
+        elif step.seen_before is not None and step.seen_new is not None:
+            masks = [step.seen_before, step.seen_new]
+            out = attend_cached(q, [keys, k.swapaxes(1, 2)], [values, v.swapaxes(1, 2)], masks)
         else:
-            keys, values = [cached[0], k.swapaxes(1, 2)], [cached[1], v.swapaxes(1, 2)]
-            out = attend_cached(q, keys, values, [step.seen_before, step.seen_new])
+            out = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)
         return self.attn_vec_einsum(out), store
 
 
@@ -154,8 +165,10 @@ class Layer(nnx.Module):
         self.mlp = MLP(config, dtype=dtype, rngs=rngs)
         self.post_ffw_norm = norm()
 
-    def __call__(self, x, rotary: Rotary, segment_ids, cached: tuple[Array, Array] | None, step: CacheStep | None):
-        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached, step)
+    def __call__(
+        self, x: Float[Array, "batch seq embed"], rotary: Rotary, segment_ids: Array, cached: CachedLayer | None
+    ) -> tuple[Float[Array, "batch seq embed"], tuple[Array, Array] | None]:
+        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached)
         x = x + self.post_attention_norm(attended)
         return x + self.post_ffw_norm(self.mlp(self.pre_ffw_norm(x))), store
 
@@ -188,7 +201,9 @@ class Gemma3(nnx.Module):
 
     def __init__(self, config: Gemma3Config, *, rngs: nnx.Rngs, dtype=jnp.float32, kernel: Kernel = "auto"):
         if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
-            raise ValueError(f"dtype must be float32 or bfloat16 (float16 overflows in Gemma3), got {jnp.dtype(dtype).name}")
+            raise ValueError(
+                f"dtype must be float32 or bfloat16 (float16 overflows in Gemma3), got {jnp.dtype(dtype).name}"
+            )
         self.config = config
         self.lora: LoraConfig | None = None  # set by `add_lora`
         self.embedder = Embedder(config, dtype=dtype, rngs=rngs)
@@ -223,9 +238,11 @@ class Gemma3(nnx.Module):
         Args:
           tokens: ids, `[batch, seq]`. An id outside the vocabulary is not seen here: check data where it enters.
           positions: for the rotary angles; default is the index within the segment.
-          segment_ids: texts packed in a row, numbered from 1 in contiguous runs; 0 is padding. Default: all one segment.
+          segment_ids: texts packed in a row, numbered from 1 in contiguous runs; 0 is padding. Default: all one
+          segment.
           cache: see `cache.init_cache`. Then positions must be given (-1 is padding), and are also places in the cache.
-          rows: with `cache`, which row of the cache each token goes to. Without `rows`, row b of `tokens` continues row b
+          rows: with `cache`, which row of the cache each token goes to. Without `rows`, row b of `tokens` continues row
+          b
             of the cache: its tokens attend to what is there and to each other; rows may stand at different positions.
             With `rows`, tokens are the beginnings of texts, packed by `segment_ids`: they attend within their segment
             only, and a row that gets position 0 forgets what it held.
@@ -245,7 +262,7 @@ class Gemma3(nnx.Module):
                 "segment_ids; to start texts in chosen rows, give rows"
             )
         if segment_ids is None:
-            segment_ids = jnp.ones_like(tokens) if cache is None else (positions >= 0).astype(jnp.int32)
+            segment_ids = jnp.ones_like(tokens) if positions is None else jnp.where(positions >= 0, 1, 0)
         if positions is None:
             positions = segment_positions(segment_ids)
 
@@ -254,19 +271,21 @@ class Gemma3(nnx.Module):
             "local": rotary_angles(positions, config.head_dim, config.local_rope_theta, 1.0),
             "global": rotary_angles(positions, config.head_dim, config.global_rope_theta, config.global_rope_factor),
         }
-        steps = None if cache is None else plan_steps(cache, positions, rows, config.sliding_window)
+        steps = {} if cache is None else plan_steps(cache, positions, rows, config.sliding_window)
         x = constrain(self.embedder.encode(tokens), ("batch", None, None))
         stores = []
         for i, (layer, kind) in enumerate(zip(self.layers, config.layer_types, strict=True)):
-            cached = None if cache is None else (cache.keys[i], cache.values[i])
-            x, store = layer(x, rotary[kind], segment_ids, cached, None if steps is None else steps[kind])
+            cached = None if cache is None else CachedLayer(cache.keys[i], cache.values[i], steps[kind])
+            x, store = layer(x, rotary[kind], segment_ids, cached)
             x = constrain(x, ("batch", None, None))
             stores.append(store)
         hidden = self.final_norm(x)
-        if steps is None:
+        if cache is None:
             return hidden
         keys, values = zip(*stores, strict=True)
-        return hidden, KVCache(keys=keys, values=values, positions={kind: step.positions for kind, step in steps.items()})
+        return hidden, KVCache(
+            keys=keys, values=values, positions={kind: step.positions for kind, step in steps.items()}
+        )
 
     def logits(self, hidden: Float[Array, "*dims embed"]) -> Float[Array, "*dims vocab"]:
         """Next-token logits in float32. `[*, embed]` → `[*, vocab]`: select the positions you need first."""
@@ -276,7 +295,9 @@ class Gemma3(nnx.Module):
 def segment_positions(segment_ids: Int[Array, "batch seq"]) -> Int[Array, "batch seq"]:
     """Index of each token within its segment: `[1, 1, 2, 2, 2, 0]` → `[0, 1, 0, 1, 2, 0]`."""
     index = jnp.arange(segment_ids.shape[1])
-    starts = jnp.concatenate([jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
+    starts = jnp.concatenate(
+        [jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1
+    )
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
 
 

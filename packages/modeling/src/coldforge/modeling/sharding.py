@@ -7,8 +7,8 @@ name is split over; `partition_spec` applies it. A mesh has the axes
   fsdp     splits the batch and the weights' `embed` dimension (for what does not fit)
   tensor   splits heads, MLP width and vocabulary
 
-and any of them may be 1. A dimension that its mesh axis does not divide stays whole: one key/value head cannot be split,
-and neither can a small LoRA rank.
+and any of them may be 1. A dimension that its mesh axis does not divide stays whole: one key/value head cannot be
+split, and neither can a small LoRA rank.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,8 @@ def make_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequenc
     devices = jax.devices() if devices is None else devices
     if min(sizes) < 1 or np.prod(sizes) != len(devices):
         raise ValueError(
-            f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} needs {np.prod(sizes)} devices, but there are {len(devices)}"
+            f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} needs {np.prod(sizes)} devices, "
+            f"but there are {len(devices)}"
         )
     if {d.platform for d in devices} == {"cpu"}:
         grid = np.asarray(devices).reshape(sizes)
@@ -91,9 +92,10 @@ def named_sharding(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh)
 
 
 def constrain(array: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """Inside jit under a mesh (`jax.set_mesh`), keeps `array` where its logical axes say; elsewhere returns it as it is.
+    """Under a mesh (`jax.set_mesh`), inside jit, keeps `array` where its logical axes say; elsewhere changes nothing.
 
-    Without this on the residual stream, XLA answers `fsdp` weights by splitting the contraction and replicating the batch.
+    Without this on the residual stream, XLA answers `fsdp` weights by splitting the contraction and replicating the
+    batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -102,7 +104,7 @@ def constrain(array: jax.Array, axes: Sequence[str | None]) -> jax.Array:
 
 
 def current_platform() -> str:
-    """The platform that a trace under way is for: the context mesh's ("tpu" also when compiling ahead of time), else the default backend's."""
+    """The platform that a trace is for: that of the context's mesh ("tpu" also ahead of time), else the default one."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform

@@ -4,14 +4,16 @@
 
 What happens, in order:
   1. check every argument (nothing is compiled before that);
-  2. pack the prompts into rows by segment ids and prefill them, a fixed number of tokens per call, each prompt once: its
+  2. pack the prompts into rows by segment ids and prefill them, a fixed number of tokens per call, each prompt once:
+  its
      keys and values go to its cache row, its last hidden state is kept;
   3. copy that row for each of its n samples;
-  4. decode all rows together: logits → token → model, until all rows have ended (one compiled loop, no host in between).
+  4. decode all rows together: logits → token → model, until all rows have ended (one compiled loop, no host in
+  between).
 Shapes are rounded up to a few sizes (`_round_up`), so that calls of similar size share their compilation.
 
-A sample's random numbers depend on the seed, its prompt's tokens, which sample of that prompt it is, and the index of the
-token: not on the order of prompts nor on what else is in the batch.
+A sample's random numbers depend on the seed, its prompt's tokens, which sample of that prompt it is, and the index of
+the token: not on the order of prompts nor on what else is in the batch.
 Left out: refilling finished rows from a queue. The pieces here (packed prefill into chosen cache rows, rows that forget
 what they held when a new text starts, per-row parameters and positions, a resumable decode loop) are what it takes.
 """
@@ -26,11 +28,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from coldforge.modeling import Gemma3, KVCache, init_cache, model_mesh, named_sharding
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from coldforge.modeling import Gemma3, KVCache, init_cache, model_mesh, named_sharding
 from coldforge.rollout.sampling import RowParams, SamplingParams, is_stop, sample
 
 PREFILL_TOKENS = 2048  # per call of the prefill program
@@ -59,7 +61,7 @@ class DecodeState(NamedTuple):
     hidden: Float[Array, "batch embed"]  # of the last token: the next one is drawn from it
     position: Int[Array, " batch"]  # of the next token
     done: Bool[Array, " batch"]
-    count: Int[Array, " batch"]  # new tokens so far
+    made: Int[Array, " batch"]  # new tokens so far
     tokens: Int[Array, "batch new"]
     logprobs: Float[Array, "batch new"]
     key: UInt32[Array, "batch key"]  # random key data of the sample
@@ -68,7 +70,9 @@ class DecodeState(NamedTuple):
     stop_ids: Int[Array, " stops"]
 
 
-def generate(model: Gemma3, prompts: Sequence[Sequence[int]], params: SamplingParams, *, n: int = 1) -> list[list[Sample]]:
+def generate(
+    model: Gemma3, prompts: Sequence[Sequence[int]], params: SamplingParams, *, n: int = 1
+) -> list[list[Sample]]:
     """`n` samples for each prompt.
 
     Args:
@@ -82,7 +86,7 @@ def generate(model: Gemma3, prompts: Sequence[Sequence[int]], params: SamplingPa
     """
     state = _start(model, prompts, params, n)
     state = _decode(model, state, params.max_new_tokens)
-    counts, tokens, logprobs, done = jax.device_get((state.count, state.tokens, state.logprobs, _stopped(state)))
+    counts, tokens, logprobs, done = jax.device_get((state.made, state.tokens, state.logprobs, _stopped(state)))
     rows = [
         Sample(tokens[r, :c].copy(), logprobs[r, :c].copy(), "stop" if done[r] else "length")
         for r, c in enumerate(counts[: len(prompts) * n])
@@ -111,14 +115,16 @@ def check_prompts(model: Gemma3, prompts: Sequence[Sequence[int]], params: Sampl
     for i, prompt in enumerate(prompts):
         ids = np.asarray(prompt)
         if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"prompt {i} must be a non-empty sequence of token ids, got shape {ids.shape} of {ids.dtype}")
+            raise ValueError(
+                f"prompt {i} must be a non-empty sequence of token ids, got shape {ids.shape} of {ids.dtype}"
+            )
         if ids.min() < 0 or ids.max() >= config.vocab_size:
             bad = ids[(ids < 0) | (ids >= config.vocab_size)][0]
             raise ValueError(f"prompt {i} has the id {bad}, outside the vocabulary of {config.vocab_size}")
         if ids.size + params.max_new_tokens > config.max_seq_len:
             raise ValueError(
-                f"prompt {i} has {ids.size} tokens; with max_new_tokens={params.max_new_tokens} that exceeds the model's "
-                f"context of {config.max_seq_len}: shorten the prompt or lower max_new_tokens"
+                f"prompt {i} has {ids.size} tokens; with max_new_tokens={params.max_new_tokens} that exceeds the "
+                f"model's context of {config.max_seq_len}: shorten the prompt or lower max_new_tokens"
             )
         arrays.append(ids.astype(np.int32))
     return arrays
@@ -131,27 +137,25 @@ def _start(model: Gemma3, prompts, params: SamplingParams, n: int) -> DecodeStat
     length = _round_up(max(p.size for p in ids) + params.max_new_tokens, 128)
     cache, hidden = _prefill(model, ids, length, mesh)
     rows = _row_count(len(ids) * n, model.dtype, mesh)
-    source = np.minimum(np.arange(rows) // n, len(ids) - 1)  # rows beyond the samples repeat the last prompt, done from the start
-    live = np.arange(rows) < len(ids) * n
-    state = DecodeState(
-        cache=cache,
-        hidden=hidden,
-        position=np.array([ids[s].size for s in source], np.int32),
-        done=~live,
-        count=np.zeros(rows, np.int32),
-        tokens=np.zeros((rows, _round_up(params.max_new_tokens, 64)), np.int32),
-        logprobs=np.zeros((rows, _round_up(params.max_new_tokens, 64)), np.float32),
-        key=_sample_keys(ids, params.seed, n, rows),
-        limit=np.full(rows, params.max_new_tokens, np.int32),
-        params=RowParams(
-            np.full(rows, params.temperature, np.float32),
-            np.full(rows, params.top_k, np.int32),
-            np.full(rows, params.top_p, np.float32),
-        ),
-        stop_ids=np.asarray(params.stop_ids, np.int32).reshape(-1),
-    )
+    # rows beyond the samples repeat the last prompt, and are done from the start
+    source = np.minimum(np.arange(rows) // n, len(ids) - 1)
+    capacity = _round_up(params.max_new_tokens, 64)
+    host = {
+        "position": np.array([ids[s].size for s in source], np.int32),
+        "done": np.arange(rows) >= len(ids) * n,
+        "made": np.zeros(rows, np.int32),
+        "tokens": np.zeros((rows, capacity), np.int32),
+        "logprobs": np.zeros((rows, capacity), np.float32),
+        "key": _sample_keys(ids, params.seed, n, rows),
+        "limit": np.full(rows, params.max_new_tokens, np.int32),
+        "stop_ids": np.asarray(params.stop_ids, np.int32).reshape(-1),
+    }
+    sampling = {"temperature": np.float32, "top_k": np.int32, "top_p": np.float32}
+    per_row = {name: np.full(rows, getattr(params, name), dtype) for name, dtype in sampling.items()}
     with _mesh_context(mesh):
-        return _expand(state, source.astype(np.int32))
+        cache, hidden = _expand(cache, hidden, source.astype(np.int32))
+        placed = _place(host, mesh)
+        return DecodeState(cache=cache, hidden=hidden, params=RowParams(**_place(per_row, mesh)), **placed)
 
 
 def _prefill(model: Gemma3, prompts: list[np.ndarray], length: int, mesh: Mesh | None) -> tuple[KVCache, Array]:
@@ -171,7 +175,7 @@ def _prefill(model: Gemma3, prompts: list[np.ndarray], length: int, mesh: Mesh |
 
 
 def pack_rows(sizes: Sequence[int], width: int) -> list[list[int]]:
-    """Which texts share a row of `width` tokens: first fit, longest first. `pack_rows([5, 3, 2], 5)` is `[[0], [1, 2]]`."""
+    """Which texts share a row of `width` tokens, longest first: `pack_rows([5, 3, 2], 5)` is `[[0], [1, 2]]`."""
     packs: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
@@ -185,7 +189,7 @@ def pack_rows(sizes: Sequence[int], width: int) -> list[list[int]]:
 
 
 def _packed_batch(prompts, packs, height: int, width: int, rows: int):
-    """Arrays of one prefill call: tokens, positions (-1: padding), segment ids, cache rows; and where each prompt ends."""
+    """Arrays of one prefill call: tokens, positions (-1: padding), segment ids, cache rows, and where prompts end."""
     tokens, segments, owner = (np.zeros((height, width), np.int32) for _ in range(3))
     positions = np.full((height, width), -1, np.int32)
     last = np.full((rows, 2), -1, np.int32)
@@ -214,8 +218,8 @@ def _sample_keys(prompts: list[np.ndarray], seed: int, n: int, rows: int) -> np.
 
 
 def _stopped(state: DecodeState) -> Bool[Array, " batch"]:
-    last = jnp.take_along_axis(state.tokens, jnp.maximum(state.count - 1, 0)[:, None], axis=1)[:, 0]
-    return is_stop(last, state.stop_ids) & (state.count > 0)
+    last = jnp.take_along_axis(state.tokens, jnp.maximum(state.made - 1, 0)[:, None], axis=1)[:, 0]
+    return is_stop(last, state.stop_ids) & (state.made > 0)
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -229,6 +233,18 @@ def _row_count(rows: int, dtype, mesh: Mesh | None) -> int:
     elif dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
         rows = 8  # XLA:CPU multiplies fewer bf16 rows more than ten times slower than 8
     return rows if mesh is None else _round_up(rows, mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def _place(host: dict, mesh: Mesh | None) -> dict:
+    """Arrays of one row per sample on the devices, rows split as the model's batch is."""
+    if mesh is None:
+        return jax.device_put(host)
+
+    def put(array: np.ndarray) -> Array:
+        axes = ("batch", *[None] * (array.ndim - 1))
+        return jax.device_put(array, named_sharding(axes, array.shape, mesh))
+
+    return jax.tree.map(put, host)
 
 
 def _mesh_context(mesh: Mesh | None):
@@ -251,9 +267,9 @@ def _prefill_call(graph, weights, cache: KVCache, hidden, tokens, positions, seg
 
 
 @jax.jit
-def _expand(state: DecodeState, source: Int[Array, " batch"]) -> DecodeState:
-    cache, hidden = jax.tree.map(lambda x: x[source], (state.cache, state.hidden))
-    return state._replace(cache=cache, hidden=hidden)
+def _expand(cache: KVCache, hidden, source: Int[Array, " batch"]):
+    """A row per sample: row i of the result is row `source[i]`."""
+    return jax.tree.map(lambda x: x[source], (cache, hidden))
 
 
 def _decode(model: Gemma3, state: DecodeState, steps: int) -> DecodeState:
@@ -271,9 +287,9 @@ def _decode_loop(graph, weights, state: DecodeState, steps) -> DecodeState:
         step, state = carry
         token, logprob = sample(model.logits(state.hidden), _uniform(state), state.params)
         row = jnp.arange(token.shape[0])
-        place = jnp.where(state.done, state.tokens.shape[1], state.count)  # done rows write nothing
-        count = state.count + ~state.done
-        done = state.done | is_stop(token, state.stop_ids) | (count >= state.limit)
+        place = jnp.where(state.done, state.tokens.shape[1], state.made)  # done rows write nothing
+        made = state.made + ~state.done
+        done = state.done | is_stop(token, state.stop_ids) | (made >= state.limit)
         position = jnp.where(state.done, -1, state.position)
         hidden, cache = model(token[:, None], position[:, None], cache=state.cache)
         return step + 1, state._replace(
@@ -281,7 +297,7 @@ def _decode_loop(graph, weights, state: DecodeState, steps) -> DecodeState:
             hidden=hidden[:, 0],
             position=state.position + 1,
             done=done,
-            count=count,
+            made=made,
             tokens=state.tokens.at[row, place].set(token, mode="drop"),
             logprobs=state.logprobs.at[row, place].set(logprob, mode="drop"),
         )
@@ -293,4 +309,4 @@ def _uniform(state: DecodeState) -> Float[Array, " batch"]:
     def draw(key, index):
         return jax.random.uniform(jax.random.fold_in(jax.random.wrap_key_data(key), index))
 
-    return jax.vmap(draw)(state.key, state.count)
+    return jax.vmap(draw)(state.key, state.made)
