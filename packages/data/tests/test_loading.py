@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from coldforge.data import Tokenizer
 from coldforge.data.gguf_header import read_metadata
-from coldforge.data.model_file import encode_model, parse_model
+from coldforge.data.model_file import _fields, encode_model, parse_model
 from coldforge.data.vocabulary import Kind, Vocabulary
 
 WriteGguf = Callable[..., Path]
@@ -67,6 +67,14 @@ def test_a_written_model_reads_as_it_was(vocabulary: Vocabulary) -> None:
     assert parse_model(encode_model(vocabulary)) == vocabulary
 
 
+def test_a_written_model_says_of_itself_what_a_trained_one_says(vocabulary: Vocabulary, model: bytes) -> None:
+    trained, written = dict(_fields(model)), dict(_fields(encode_model(vocabulary)))
+    # The trainer's settings and the normalizer's; a trained model is silent where it has SentencePiece's default.
+    for part, defaults in ((2, {24: 0}), (3, {5: 1})):
+        known, said = defaults | dict(_fields(trained[part])), dict(_fields(written[part]))
+        assert said == {number: known[number] for number in said}
+
+
 def test_a_written_model_has_its_roles_for_sentencepiece_too(vocabulary: Vocabulary) -> None:
     import sentencepiece
 
@@ -86,16 +94,32 @@ def test_a_directory_is_searched(gguf_path: Path, model: bytes, tok: Tokenizer, 
     assert Tokenizer.load(tmp_path).fingerprint == tok.fingerprint
 
 
-@pytest.mark.parametrize("columns", [{"texts": "other"}, {"scores": 5.0}, {"kinds": Kind.UNUSED}])
-def test_the_fingerprint_shows_a_change(vocabulary: Vocabulary, columns: dict[str, object]) -> None:
-    index = vocabulary.ids["return"]
-    assert changed(vocabulary, index, **columns).fingerprint != vocabulary.fingerprint
+@pytest.mark.parametrize(
+    ("piece", "columns"),
+    [
+        ("return", {"texts": "retrun"}),
+        ("return", {"texts": "other"}),
+        ("return", {"scores": 5.0}),
+        ("return", {"kinds": Kind.UNUSED}),
+        ("<table>", {"kinds": Kind.CONTROL}),
+    ],
+)
+def test_the_fingerprint_shows_a_change(vocabulary: Vocabulary, piece: str, columns: dict[str, object]) -> None:
+    assert changed(vocabulary, vocabulary.ids[piece], **columns).fingerprint != vocabulary.fingerprint
+
+
+def test_the_fingerprint_shows_where_pieces_end(vocabulary: Vocabulary) -> None:
+    first = vocabulary.ids["return"]
+    text = vocabulary.texts[first + 1]
+    moved = changed(changed(vocabulary, first, texts="retur"), first + 1, texts="n" + text)
+    assert moved.fingerprint != vocabulary.fingerprint
 
 
 def test_the_fingerprint_does_not_depend_on_scores_that_do_not_count(vocabulary: Vocabulary) -> None:
     assert changed(vocabulary, 0, scores=-1000.0).fingerprint == vocabulary.fingerprint
-    first = vocabulary.scores.index(0.0, vocabulary.ids["<0xFF>"] + 1)
-    assert changed(vocabulary, first, scores=-0.0).fingerprint == vocabulary.fingerprint
+    first = vocabulary.ids["<0xFF>"] + 1
+    zeros = [changed(vocabulary, first, scores=zero).fingerprint for zero in (0.0, -0.0)]
+    assert zeros == [vocabulary.fingerprint] * 2
 
 
 # The header's reader against the `gguf` package's.
@@ -173,10 +197,41 @@ def test_no_bytes_are_taken_for_a_vocabulary(data: bytes) -> None:
         parse_model(data)
 
 
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_cut_off_model_is_refused(model: bytes, share: float) -> None:
-    with pytest.raises(ValueError, match=r"cut off|holds no pieces|not Gemma's|its trainer|its normalizer"):
-        parse_model(model[: int(share * len(model))])
+@given(data=st.data())
+def test_a_model_cut_off_within_a_field_is_refused(vocabulary: Vocabulary, data: st.DataObject) -> None:
+    model = encode_model(vocabulary)
+    ends = [0]
+    for _, value in _fields(model):  # all of them are bytes
+        ends.append(ends[-1] + (2 if len(value) < 128 else 3) + len(value))
+    assert ends[-1] == len(model)
+    cut = data.draw(st.sampled_from(sorted(set(range(len(model))) - set(ends))))
+    with pytest.raises(ValueError, match="it is not a SentencePiece model, or it is cut off"):
+        parse_model(model[:cut])
+
+
+def test_a_model_cut_off_between_fields_is_refused(vocabulary: Vocabulary) -> None:
+    model = encode_model(vocabulary)
+    *_, (_, trainer), (_, normalizer) = _fields(model)
+    without_normalizer = model[: -2 - len(normalizer)]
+    without_both = without_normalizer[: -2 - len(trainer)]
+    # What a file is silent about has SentencePiece's default, which is not Gemma's.
+    with pytest.raises(ValueError, match="its normalizer has add_dummy_prefix = 1; Gemma's has 0"):
+        parse_model(without_normalizer)
+    with pytest.raises(ValueError, match="its trainer has model_type = 1; Gemma's has 2"):
+        parse_model(without_both)
+
+
+@pytest.mark.parametrize(
+    "field", [b"\x48" + b"\xff" * 9 + b"\x01", b"\x49" + b"x" * 8, b"\x4a\x03xxx", b"\x4d" + b"x" * 4, b"\xc8\x0c\x00"]
+)
+def test_fields_that_are_not_known_are_passed_over(model: bytes, field: bytes) -> None:
+    assert parse_model(field + model) == parse_model(model)
+
+
+@pytest.mark.parametrize("field", [b"\x48" + b"\xff" * 10 + b"\x01", b"\x4b", b"\x4f"])
+def test_an_endless_number_and_unknown_wire_types_are_refused(model: bytes, field: bytes) -> None:
+    with pytest.raises(ValueError, match="it is not a SentencePiece model"):
+        parse_model(field + model)
 
 
 @given(share=st.floats(0, 1, exclude_max=True))

@@ -161,7 +161,7 @@ class Tokenizer:
             raise ValueError(f"num_threads is {num_threads}; wanted at least 1, or None for one for each processor.")
         # UTF-8 here, since SentencePiece reports a lone surrogate as a type that cannot be cast.
         data = [_checked(text).encode() for text in texts]
-        rows: list[list[int]] = self._processor.encode(data, num_threads=num_threads or -1)
+        rows: list[list[int]] = self._processor.encode(data, num_threads=num_threads)
         return [[self.bos_id, *row] for row in rows] if add_bos else rows
 
     def encode_template(self, text: str) -> list[int]:
@@ -247,10 +247,6 @@ class Tokenizer:
             for text, kind in zip(self._vocabulary.texts, self._vocabulary.kinds, strict=True)
         ]
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Vocabulary, bytes | None]]:
-        """Pickles what it was made of; SentencePiece's processor is made anew."""
-        return type(self), (self._vocabulary, self._source)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, fingerprint={self.fingerprint[:12]!r})"
 
@@ -282,9 +278,7 @@ class StreamDecoder:
 
     def finish(self) -> str:
         """Ends the text and returns what is left: U+FFFD for an incomplete character, else "". A new one may begin."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._decoder.decode(b"", final=True)
 
 
 def _checked(text: str) -> str:
