@@ -37,6 +37,7 @@ from coldforge.rollout.sampling import RowParams, SamplingParams, is_stop, sampl
 
 PREFILL_TOKENS = 2048  # per call of the prefill program
 FinishReason = Literal["stop", "length"]
+type Prompt = Sequence[int] | np.ndarray  # token ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +71,7 @@ class DecodeState(NamedTuple):
     stop_ids: Int[Array, " stops"]
 
 
-def generate(
-    model: Gemma3, prompts: Sequence[Sequence[int]], params: SamplingParams, *, n: int = 1
-) -> list[list[Sample]]:
+def generate(model: Gemma3, prompts: Sequence[Prompt], params: SamplingParams, *, n: int = 1) -> list[list[Sample]]:
     """`n` samples for each prompt.
 
     Args:
@@ -94,7 +93,7 @@ def generate(
     return [rows[i * n : (i + 1) * n] for i in range(len(prompts))]
 
 
-def stream(model: Gemma3, prompt: Sequence[int], params: SamplingParams) -> Iterator[int]:
+def stream(model: Gemma3, prompt: Prompt, params: SamplingParams) -> Iterator[int]:
     """The tokens of one sample as they are made, the stop token included. Same tokens as `generate`."""
     state = _start(model, [prompt], params, 1)
     for index in range(params.max_new_tokens):
@@ -105,7 +104,7 @@ def stream(model: Gemma3, prompt: Sequence[int], params: SamplingParams) -> Iter
             return
 
 
-def check_prompts(model: Gemma3, prompts: Sequence[Sequence[int]], params: SamplingParams, n: int) -> list[np.ndarray]:
+def check_prompts(model: Gemma3, prompts: Sequence[Prompt], params: SamplingParams, n: int) -> list[np.ndarray]:
     """The prompts as int32 arrays, or a ValueError that names the first bad one."""
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -130,7 +129,7 @@ def check_prompts(model: Gemma3, prompts: Sequence[Sequence[int]], params: Sampl
     return arrays
 
 
-def _start(model: Gemma3, prompts, params: SamplingParams, n: int) -> DecodeState:
+def _start(model: Gemma3, prompts: Sequence[Prompt], params: SamplingParams, n: int) -> DecodeState:
     """Checks, prefills, and lays out one row per sample."""
     ids = check_prompts(model, prompts, params, n)
     mesh = model_mesh(model)

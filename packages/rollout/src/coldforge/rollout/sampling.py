@@ -33,9 +33,9 @@ class SamplingParams:
     """
 
     max_new_tokens: int = 256
-    temperature: float = 1.0
+    temperature: float | int = 1.0
     top_k: int = 0
-    top_p: float = 1.0
+    top_p: float | int = 1.0
     seed: int = 0
     stop_ids: tuple[int, ...] = (1, 106)
 
