@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,14 @@ def test_copies_and_pickles_work_alike(tok: Tokenizer, clone) -> None:
     assert twin.encode_template(text) == tok.encode_template(text)
     assert twin.fingerprint == tok.fingerprint
     assert repr(twin) == repr(tok)
+
+
+def test_threads_do_not_disturb_each_other(tok: Tokenizer) -> None:
+    texts = [f"def main{n}(self):\n  return '€{n}'" * 20 for n in range(50)]
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(tok.encode, texts))
+        assert list(pool.map(tok.decode, rows)) == texts
+    assert rows == tok.encode_batch(texts)
 
 
 # Faults.

@@ -119,7 +119,7 @@ class Tokenizer:
         return self._vocabulary.fingerprint
 
     def token(self, token_id: int) -> str:
-        """Returns the piece with this id, as the vocabulary has it: `token(563)` may be "▁is".
+        """Returns the piece with this id, as the vocabulary has it: for Gemma3, `token(563)` is "▁is".
 
         Raises:
             ValueError: The id is not in the vocabulary.
