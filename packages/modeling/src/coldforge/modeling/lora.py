@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import math
 import re
-import warnings
 from typing import Any, Literal
 
 import jax
@@ -173,9 +172,7 @@ def _trace(model: Gemma3, rules: list[qwix.QuantizationRule]) -> Gemma3:
     def apply(state):
         bare = nnx.merge(graph, state)
         tokens = jnp.zeros((1, 2), jnp.int32)
-        with warnings.catch_warnings():  # qwix 0.1.8 calls a method that flax has renamed
-            warnings.filterwarnings("ignore", message=".*iter_modules.*deprecated", category=DeprecationWarning)
-            return qwix.apply_lora_to_model(bare, qwix.LoraProvider(rules), tokens, rngs=nnx.Rngs(0))
+        return qwix.apply_lora_to_model(bare, qwix.LoraProvider(rules), tokens, rngs=nnx.Rngs(0))
 
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     return nnx.eval_shape(apply, abstract)
