@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling.config import Gemma3Config, LayerType
@@ -29,9 +30,9 @@ class KVCache:
       positions: per kind of layer `[batch, slots]`, the position a slot holds or -1.
     """
 
-    keys: tuple[Float[Array, "batch kv_heads slots head_dim"], ...]
-    values: tuple[Float[Array, "batch kv_heads slots head_dim"], ...]
-    positions: dict[LayerType, Int[Array, "batch slots"]]
+    keys: tuple[Float[Array, "batch kv_heads _ head_dim"], ...]
+    values: tuple[Float[Array, "batch kv_heads _ head_dim"], ...]
+    positions: dict[LayerType, Int[Array, "batch _"]]
 
     @property
     def rows(self) -> int:
@@ -44,7 +45,7 @@ class KVCache:
         return self.positions["global"].shape[1]
 
 
-def init_cache(config: Gemma3Config, batch: int, length: int, *, dtype: jnp.dtype) -> KVCache:
+def init_cache(config: Gemma3Config, batch: int, length: int, *, dtype: DTypeLike) -> KVCache:
     """An empty cache for `batch` rows of up to `length` positions. Call it inside jit: zeros then cost no copy.
 
     Under a mesh (`jax.set_mesh`) rows are split over `data` and `fsdp`, key/value heads over `tensor`.
@@ -69,7 +70,7 @@ def cache_slots(config: Gemma3Config, length: int) -> dict[LayerType, int]:
     return {"local": min(config.sliding_window, length), "global": length}
 
 
-def cache_bytes(config: Gemma3Config, batch: int, length: int, *, dtype: jnp.dtype) -> int:
+def cache_bytes(config: Gemma3Config, batch: int, length: int, *, dtype: DTypeLike) -> int:
     """Bytes that `init_cache` takes, over all devices."""
     slots = cache_slots(config, length)
     per_slot = 2 * config.num_kv_heads * config.head_dim * jnp.dtype(dtype).itemsize

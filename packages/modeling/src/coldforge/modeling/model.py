@@ -238,14 +238,16 @@ class Gemma3(nnx.Module):
         Args:
           tokens: ids, `[batch, seq]`. An id outside the vocabulary is not seen here: check data where it enters.
           positions: for the rotary angles; default is the index within the segment.
-          segment_ids: texts packed in a row, numbered from 1 in contiguous runs; 0 is padding. Default: all one
-          segment.
+          segment_ids: texts packed in a row, numbered from 1 in contiguous runs; 0 is padding. Default: one segment,
+            all positions from 0 on.
           cache: see `cache.init_cache`. Then positions must be given (-1 is padding), and are also places in the cache.
-          rows: with `cache`, which row of the cache each token goes to. Without `rows`, row b of `tokens` continues row
-          b
-            of the cache: its tokens attend to what is there and to each other; rows may stand at different positions.
-            With `rows`, tokens are the beginnings of texts, packed by `segment_ids`: they attend within their segment
-            only, and a row that gets position 0 forgets what it held.
+          rows: with `cache`, which row of the cache each token goes to. Without `rows`, row b of `tokens` continues
+            row b of the cache: its tokens attend to what is there and to each other; rows may stand at different
+            positions. With `rows`, tokens are the beginnings of texts, packed by `segment_ids`: they attend within
+            their segment only, and a row that gets position 0 forgets what it held.
+
+        Raises:
+          ValueError: for arguments that do not go together; the message says which.
 
         Packing example: texts [5, 6] and [7, 8, 9] in a row of 6:
           tokens       5 6 7 8 9 0
@@ -254,6 +256,8 @@ class Gemma3(nnx.Module):
         """
         if tokens.ndim != 2:
             raise ValueError(f"tokens must be [batch, seq], got shape {tokens.shape}")
+        if cache is None and rows is not None:
+            raise ValueError("rows are rows of a cache: give the cache too")
         if cache is not None and positions is None:
             raise ValueError("with a cache, positions must be given (-1 for padding): they are the places in the cache")
         if cache is not None and rows is None and (segment_ids is not None or tokens.shape[0] != cache.rows):
