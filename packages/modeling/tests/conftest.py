@@ -16,31 +16,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from coldforge.modeling import Gemma3, Gemma3Config, init_model
 from flax import nnx
+
+from coldforge.modeling import Gemma3, Gemma3Config, abstract_model
+from coldforge.modeling.init import variable_sharding
 
 
 @pytest.fixture(scope="session")
 def config() -> Gemma3Config:
-    """Local and global layers, grouped heads, a window that short texts leave, a query scale of its own, rope scaling."""
+    """Local and global layers, grouped heads, a window that short texts leave, its own query scale, rope scaling."""
     return Gemma3Config(
         vocab_size=64, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=16,
-        layer_types=("local", "global", "local"), sliding_window=8, max_seq_len=256, query_scale=0.3, global_rope_factor=2.0,
+        layer_types=("local", "global", "local"), sliding_window=8, max_seq_len=256,
+        query_scale=0.3, global_rope_factor=2.0,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def make_model(config: Gemma3Config) -> Callable[..., Gemma3]:
-    """Makes a model from a seed, with norm scales that are not zero; keywords change the configuration."""
+    """Makes a model with random weights of a seed, norm scales included; keywords change the configuration.
+
+    The numbers come from numpy: `init_model` compiles a program for every seed, which takes seconds, and leaves norms
+    at 0.
+    """
 
     def make(seed: int = 0, *, dtype=jnp.float32, mesh=None, kernel="auto", **changes) -> Gemma3:
-        model = init_model(dataclasses.replace(config, **changes), seed=seed, dtype=dtype, mesh=mesh, kernel=kernel)
         rng = np.random.default_rng(seed)
+        model = abstract_model(dataclasses.replace(config, **changes), dtype=dtype, kernel=kernel)
+        values = {}
         for path, variable in nnx.to_flat_state(nnx.state(model)):
-            if path[-1] == "scale":
-                old = variable.get_value()
-                new = jax.device_put(rng.normal(0, 0.3, old.shape).astype(old.dtype), old.sharding)
-                nnx.update(model, nnx.from_flat_state({path: variable.replace(new)}))
+            value = rng.normal(0, 0.3 if path[-1] == "scale" else 0.17, variable.get_value().shape)
+            sharding = None if mesh is None else variable_sharding(variable, mesh)
+            values[path] = variable.replace(jax.device_put(value.astype(dtype), sharding))
+        nnx.update(model, nnx.from_flat_state(values))
         return model
 
     return make

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from beartype import beartype
+from jaxtyping import TypeCheckError, jaxtyped
+
 from coldforge.modeling import attention
 from coldforge.modeling.attention import attend, attend_cached
-from jaxtyping import TypeCheckError, jaxtyped
 
 BLOCKED = jax.jit(attend, static_argnames=("window", "kernel"))
 
@@ -207,7 +208,7 @@ def test_a_local_layer_costs_seq_times_window(gradient):
     short, long = (compiled(seq, 512, gradient=gradient) for seq in (4096, 8192))
     assert temporaries(long) <= 2.2 * temporaries(short)
     assert long.cost_analysis()["flops"] <= 2.2 * short.cost_analysis()["flops"]
-    # Scores of 4 heads, 8,192 queries, 768 keys are 96 MiB; with weights, masks and gradients never more than six of them.
+    # Scores of 4 heads, 8,192 queries and 768 keys are 96 MiB; with weights, masks and gradients at most six of them.
     assert temporaries(long) <= 6 * 4 * 8192 * 768 * 4
 
 
@@ -219,7 +220,7 @@ def test_half_the_window_is_about_half_the_work():
 @pytest.mark.parametrize("seq", [2048, 4096, 8192])
 @pytest.mark.parametrize("gradient", [False, True])
 def test_a_global_layer_never_holds_scores_of_all_queries(seq, gradient):
-    # Of one block of 512 queries and all keys: scores and weights at a time, and in the backward pass gradients of both.
+    # Of one block of 512 queries and all keys: scores and weights, and in the backward pass gradients of both.
     block = 4 * 512 * seq * 4
     arrays = 5 * 4 * seq * 64 * 4  # queries and the like
     assert temporaries(compiled(seq, None, gradient=gradient)) <= (6 if gradient else 3) * block + 4 * arrays

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 import pytest
+from flax import nnx
+
 from coldforge.modeling import (
     ConfigError,
     Gemma3Config,
@@ -21,7 +23,6 @@ from coldforge.modeling import (
     gemma3_270m,
 )
 from coldforge.modeling.config import layer_pattern, to_hf
-from flax import nnx
 
 DATA = Path(__file__).parent / "data"
 PRESETS = (gemma3_270m, gemma3_1b, gemma3_4b, gemma3_12b, gemma3_27b)
@@ -132,7 +133,9 @@ def test_the_hubs_style_is_read(preset):
     assert from_hf(hub_style(to_hf(config, dtype="bfloat16"))) == config
 
 
-@pytest.mark.parametrize("directory", sorted(p.parent for p in DATA.glob("*/config_hub_style.json")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "directory", sorted(p.parent for p in DATA.glob("*/config_hub_style.json")), ids=lambda p: p.name
+)
 def test_both_styles_of_one_checkpoint_describe_one_model(directory):
     ours, hubs = from_hf(directory), from_hf(directory / "config_hub_style.json")
     # tiny_kv2 was saved with the default context of transformers in one style and 32,768 in the other.
@@ -180,7 +183,10 @@ def test_a_private_pattern_field_counts_where_layer_types_are_left_out(small):
         ({"tie_word_embeddings": False}, "untied head"),
         ({"layer_types": ["full_attention"]}, "layer_types must name .* for 3 layers"),
         ({"layer_types": ["full_attention", "chunked_attention", "full_attention"]}, "chunked_attention"),
-        ({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}, "must have full_attention and sliding_attention"),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+            "must have full_attention and sliding_attention",
+        ),
     ],
 )
 def test_other_models_are_refused_by_the_fields_name(small, changes, message):

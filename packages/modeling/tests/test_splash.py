@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from coldforge.modeling import make_mesh, named_sharding
 from coldforge.modeling.attention import attend
 
@@ -16,7 +17,9 @@ HEAD_DIM = 128  # the kernel's smallest
 def example(seq, *, heads=4, kv_heads=2, batch=1):
     """Rows of three texts and padding."""
     rng = np.random.default_rng(0)
-    q, k, v = (jnp.asarray(rng.normal(size=(batch, seq, n, HEAD_DIM)), jnp.float32) for n in (heads, kv_heads, kv_heads))
+    q, k, v = (
+        jnp.asarray(rng.normal(size=(batch, seq, n, HEAD_DIM)), jnp.float32) for n in (heads, kv_heads, kv_heads)
+    )
     segment_ids = np.sort(rng.integers(1, 4, (batch, seq)), axis=1)
     segment_ids[:, seq - 20 :] = 0
     return q * HEAD_DIM**-0.5, k, v, jnp.asarray(segment_ids, jnp.int32)
