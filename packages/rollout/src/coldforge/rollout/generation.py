@@ -280,10 +280,9 @@ def _decode(model: Gemma3, state: DecodeState, steps: int) -> DecodeState:
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
 def _decode_loop(graph, weights, state: DecodeState, steps) -> DecodeState:
-    model = nnx.merge(graph, weights)
-
     def body(carry):
         step, state = carry
+        model = nnx.merge(graph, weights)  # here, not outside: qwix notes things on the modules while it traces
         token, logprob = sample(model.logits(state.hidden), _uniform(state), state.params)
         row = jnp.arange(token.shape[0])
         place = jnp.where(state.done, state.tokens.shape[1], state.made)  # done rows write nothing
