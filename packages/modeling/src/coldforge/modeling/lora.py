@@ -103,17 +103,17 @@ def set_lora(model: Gemma3, adapter: nnx.State) -> None:
     """Puts another adapter on the same base, in place; nothing of the base is copied.
 
     Raises:
-      ValueError: if names or shapes differ from the model's adapter; the message lists them.
+      ValueError: if names, shapes or dtypes differ from the model's adapter; the message lists them.
     """
     have = {path: variable.get_value() for path, variable in nnx.to_flat_state(lora_state(model))}
     new = {path: variable.get_value() for path, variable in nnx.to_flat_state(adapter)}
     wrong = [f"{_name(p)} is missing" for p in have.keys() - new.keys()]
     wrong += [f"{_name(p)} is unexpected" for p in new.keys() - have.keys()]
-    wrong += [
-        f"{_name(p)} has shape {new[p].shape}, wanted {have[p].shape}"
-        for p in have.keys() & new.keys()
-        if new[p].shape != have[p].shape
-    ]
+    for path in have.keys() & new.keys():
+        if new[path].shape != have[path].shape:
+            wrong.append(f"{_name(path)} has shape {new[path].shape}, wanted {have[path].shape}")
+        if new[path].dtype != have[path].dtype:
+            wrong.append(f"{_name(path)} is {new[path].dtype}, wanted {have[path].dtype}")
     if wrong:
         raise ValueError(
             f"adapter does not fit the model's ({len(wrong)} differences): " + "; ".join(sorted(wrong)[:10])
