@@ -74,10 +74,10 @@ def load_checkpoint(path: Path, *, dtype, mesh: Mesh | None, kernel: Kernel) -> 
         model = nnx.eval_shape(lambda: add_lora(base, lora, rngs=nnx.Rngs(0)))
     variables = {_name(p): (p, variable) for p, variable in _variables(model).items()}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        try:
-            stored = dict(checkpointer.metadata(path / WEIGHTS).item_metadata.tree)
-        except (FileNotFoundError, ValueError) as error:
-            raise WeightsError(f"{path / WEIGHTS} is not a complete Orbax checkpoint: {error}") from error
+        found = checkpointer.metadata(path / WEIGHTS).item_metadata if (path / WEIGHTS).is_dir() else None
+        if found is None:
+            raise WeightsError(f"{path / WEIGHTS} is not a complete Orbax checkpoint")
+        stored = dict(found.tree)
         _check(path, {name: variable.shape for name, (_, variable) in variables.items()}, stored)
         for names in _groups({name: _bytes(meta) for name, meta in stored.items()}):
             wanted = {name: variables[name][1] for name in names}
@@ -121,7 +121,8 @@ def _restore(checkpointer, path: Path, wanted: Mapping[str, nnx.Variable], store
     arrays = checkpointer.restore(path, args=what)
     placed = {}
     for name, variable in wanted.items():
-        array = jax.device_put(arrays.pop(name))
+        array = arrays.pop(name)
+        array = jax.device_put(array) if mesh is None else array
         placed[name] = array.astype(jnp.uint4) if variable.dtype == jnp.uint4 else array
         jax.block_until_ready(placed[name])  # so that the host's copy is gone before the next one's
     return placed

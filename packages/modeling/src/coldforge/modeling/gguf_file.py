@@ -95,7 +95,7 @@ class GGUFSource:
         self.place = str(path)
         self._path = path
         self.metadata, entries = read_header(path)
-        if (count := self.metadata.get("split.count", 1)) > 1:
+        if (count := self.metadata.get("split.count", 1)) not in (0, 1):
             raise WeightsError(f"{path} is one of {count} files of a split model; merge them (llama-gguf-split --merge) first")
         self._entries = {_canonical(label): entry for label, entry in entries.items()}
         self.tensors: Mapping[str, Tensor] = {
@@ -108,18 +108,24 @@ class GGUFSource:
             return f"blk.{match[1]}.{_BACK[match[2]]}.weight"
         return _BACK.get(name, name)
 
-    def blocks(self, name: str, start: int, stop: int, unit: int) -> Iterator[tuple[int, np.ndarray]]:
-        """See `weights.WeightSource.blocks`; numbers are float32."""
+    def blocks(self, name: str, rows: slice, columns: slice, unit: int) -> Iterator[tuple[int, np.ndarray]]:
+        """See `weights.WeightSource.blocks`; numbers are float32. Rows are read whole: they come in quantised groups."""
         entry = self._entries[name]
-        vector = len(entry.shape) == 1  # a single row of the file
-        rows, step = (1, 1) if vector else (stop, block_rows(entry.shape[1], unit))
-        shift = 1.0 if name.endswith("norm.weight") else 0.0
         with self._path.open("rb", buffering=0) as file:
-            for row in range(0 if vector else start, rows, step):
-                raw = np.empty((min(step, rows - row), entry.row_bytes), np.uint8)
-                read_into(file.fileno(), raw, entry.offset + row * entry.row_bytes, self._path)
-                block = gguf.dequantize(raw, entry.kind)
-                yield row, block.reshape(-1) - shift if vector else block
+            if len(entry.shape) == 1:
+                vector = gguf.dequantize(self._raw(file.fileno(), entry, 0, 1), entry.kind).reshape(-1, 1)
+                vector = vector - 1 if name.endswith("norm.weight") else vector
+                yield rows.start, vector[rows]
+                return
+            step = block_rows(entry.shape[1], unit)
+            for row in range(rows.start, rows.stop, step):
+                raw = self._raw(file.fileno(), entry, row, min(step, rows.stop - row))
+                yield row, gguf.dequantize(raw, entry.kind)[:, columns]
+
+    def _raw(self, file: int, entry: Entry, row: int, count: int) -> np.ndarray:
+        raw = np.empty((count, entry.row_bytes), np.uint8)
+        read_into(file, raw, entry.offset + row * entry.row_bytes, self._path)
+        return raw
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
@@ -161,6 +167,8 @@ def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, Entry]]:
         position += 4 + struct.calcsize(f"<{dims}QIQ")
         found[name] = (tuple(reversed(shape)), number, offset)
     alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise ValueError(f"general.alignment is {alignment!r}")
     start = -(-position // alignment) * alignment
     return metadata, {name: _entry(name, *what, start) for name, what in found.items()}
 
@@ -183,6 +191,8 @@ def _value(data: mmap.mmap, position: int, kind: int) -> tuple[Any, int]:
         raise ValueError(f"metadata has a value of unknown type {kind} at byte {position:,}")
     layout = "<" + _SCALARS[kind]
     (value,) = struct.unpack_from(layout, data, position)
+    if layout == "<f":
+        value = float(str(np.float32(value)))  # 1e-06, as it was meant, and not 9.999999974752427e-07
     return value, position + struct.calcsize(layout)
 
 
@@ -199,13 +209,10 @@ def _skip_array(data: mmap.mmap, position: int) -> tuple[SkippedArray, int]:
         unpack = struct.Struct("<Q").unpack_from
         for _ in range(count):
             position += 8 + unpack(data, position)[0]
-    elif kind == _ARRAY:
-        for _ in range(count):
-            _, position = _skip_array(data, position)
     elif kind in _SCALARS:
         position += count * struct.calcsize("<" + _SCALARS[kind])
     else:
-        raise ValueError(f"metadata has an array of unknown type {kind} at byte {position:,}")
+        raise ValueError(f"metadata has an array of a type that is not expected there ({kind}) at byte {position:,}")
     return SkippedArray(count), position
 
 

@@ -51,9 +51,9 @@ class HFSource:
         """What this checkpoint would call the tensor."""
         return self._prefix + name
 
-    def blocks(self, name: str, start: int, stop: int, unit: int) -> Iterator[tuple[int, np.ndarray]]:
+    def blocks(self, name: str, rows: slice, columns: slice, unit: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `weights.WeightSource.blocks`."""
-        return read_rows(self._entries[name], start, stop, unit)
+        return read_rows(self._entries[name], rows, columns, unit)
 
 
 def canonical(label: str) -> str:

@@ -59,7 +59,8 @@ def load(path: str | PathLike, *, dtype=None, mesh: Mesh | None = None, kernel: 
         return build(gguf, from_gguf(gguf.metadata), dtype=dtype, mesh=mesh, kernel=kernel)
     from coldforge.modeling.hf import HFSource
 
-    return build(HFSource(place), from_hf(place), dtype=dtype, mesh=mesh, kernel=kernel)
+    config = from_hf(place)
+    return build(HFSource(place), config, dtype=dtype, mesh=mesh, kernel=kernel)
 
 
 def find_weights(path: Path) -> tuple[Literal["checkpoint", "gguf", "hf"], Path]:

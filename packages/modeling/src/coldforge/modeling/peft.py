@@ -31,7 +31,7 @@ from coldforge.modeling.hf import canonical
 from coldforge.modeling.layout import Part
 from coldforge.modeling.lora import LoraConfig
 from coldforge.modeling.model import Einsum, Gemma3, Linear
-from coldforge.modeling.safetensors_file import Entry, read_header, read_rows
+from coldforge.modeling.safetensors_file import Entry, read_header, read_whole
 from coldforge.modeling.save import Specs, fetch, write
 from coldforge.modeling.weights import Faults, WeightsError
 
@@ -167,7 +167,7 @@ class _Adapter:
 
     def _shares_a(self, halves: list[tuple[Entry, Entry] | None]) -> bool:
         """Whether all tensors of a module that have an adapter have the same A."""
-        first, *others = (_read(half[0]) for half in halves if half is not None)
+        first, *others = (read_whole(half[0]) for half in halves if half is not None)
         return all(np.array_equal(first, other) for other in others)
 
     def read(
@@ -181,9 +181,9 @@ class _Adapter:
                 continue
             ranks = slice(0, self._rank) if shared else slice(i * self._rank, (i + 1) * self._rank)
             view = part.lora_a().view(a[..., ranks])
-            view[...] = _read(half[0]).reshape(view.shape)
+            view[...] = read_whole(half[0]).reshape(view.shape)
             view = part.lora_b().view(b[ranks])
-            view[...] = _read(half[1]).reshape(view.shape)
+            view[...] = read_whole(half[1]).reshape(view.shape)
         return a, b
 
 
@@ -270,7 +270,3 @@ def _shape(config: Gemma3Config, path: layout.Path) -> tuple[int, ...]:
         "up_proj": (d, f),
         "down_proj": (f, d),
     }[str(path[-1])]
-
-
-def _read(entry: Entry) -> np.ndarray:
-    return np.concatenate([rows for _, rows in read_rows(entry, 0, entry.shape[0])]).astype(np.float32)

@@ -18,6 +18,7 @@ import numpy as np
 
 from coldforge.modeling.weights import WeightsError, block_rows
 
+PAGE = 4096  # bytes; what a system reads at least
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 
 DTYPES: Mapping[str, np.dtype] = {
@@ -77,17 +78,37 @@ def _entry(path: Path, value: dict, data: int) -> tuple[Entry, int]:
     return Entry(path, stored, dtype, shape, data + begin), data + end
 
 
-def read_rows(entry: Entry, start: int, stop: int, unit: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-    """Rows `start` to `stop` (multiples of `unit`) of a tensor in blocks, as (first row, rows `[n, *shape[1:]]`)."""
+def read_rows(entry: Entry, rows: slice, columns: slice, unit: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+    """The part `[rows, columns]` of a matrix (or of a vector, as one column) in blocks, as (first row, block).
+
+    Rows are read whole and cut where that costs less than a page each; else each is read by itself.
+    """
     if entry.dtype is None:
         raise ValueError(f"a tensor of {entry.path} is stored as {entry.stored}, which numpy has no type for")
-    columns = math.prod(entry.shape[1:])
-    step = block_rows(columns, unit)
+    width, wanted = math.prod(entry.shape[1:]), columns.stop - columns.start
+    pitch = width * entry.dtype.itemsize
+    step = block_rows(width, unit)
     with entry.path.open("rb", buffering=0) as file:
-        for row in range(start, stop, step):
-            block = np.empty((min(step, stop - row), *entry.shape[1:]), entry.dtype)
-            read_into(file.fileno(), block, entry.offset + row * columns * entry.dtype.itemsize, entry.path)
+        for row in range(rows.start, rows.stop, step):
+            count, offset = min(step, rows.stop - row), entry.offset + row * pitch
+            if pitch - wanted * entry.dtype.itemsize < PAGE:
+                block = np.empty((count, width), entry.dtype)
+                read_into(file.fileno(), block, offset, entry.path)
+                yield row, block[:, columns]
+                continue
+            block = np.empty((count, wanted), entry.dtype)
+            offset += columns.start * entry.dtype.itemsize
+            for i in range(count):
+                read_into(file.fileno(), block[i], offset + i * pitch, entry.path)
             yield row, block
+
+
+def read_whole(entry: Entry) -> np.ndarray:
+    """A whole tensor."""
+    array = np.empty(entry.shape, entry.dtype)
+    with entry.path.open("rb", buffering=0) as file:
+        read_into(file.fileno(), array, entry.offset, entry.path)
+    return array
 
 
 def read_into(file: int, array: np.ndarray, offset: int, path: Path) -> None:

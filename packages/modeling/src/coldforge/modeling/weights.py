@@ -88,10 +88,11 @@ class WeightSource(Protocol):
     def label(self, name: str) -> str:
         """What the file would call a tensor that it lacks."""
 
-    def blocks(self, name: str, start: int, stop: int, unit: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Rows `start` to `stop` in order, as (first row, rows); each block begins and ends at a multiple of `unit`.
+    def blocks(self, name: str, rows: slice, columns: slice, unit: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The part `[rows, columns]` of a tensor in blocks of some rows, in order, as (first row, block).
 
-        A block may hold rows outside the range. Norms come as Hugging Face stores them (the model adds 1).
+        Each block begins and ends at a multiple of `unit`, as `rows` does. A vector is one column. Norms come as Hugging
+        Face stores them (the model adds 1).
         """
 
 
@@ -174,30 +175,47 @@ def read_parameter(
 
 
 def _fill(
-    source: WeightSource, part: Part, shape: tuple[int, ...], shards: list[tuple[tuple[slice, ...], np.ndarray]]
+    source: WeightSource, part: Part, shape: tuple[int, ...], shards: Iterable[tuple[tuple[slice, ...], np.ndarray]]
 ) -> None:
     """Reads one tensor into every buffer that holds some of it; `shards` are (slices of the parameter, buffer)."""
-    targets = []  # (slices of the tensor's dimensions, the buffer's view in their order)
-    for index, buffer in shards:
-        if part.at is None:
-            view = part.view(buffer)
-        elif index[part.at[0]].start <= part.at[1] < index[part.at[0]].stop:
-            inside = part.at[1] - index[part.at[0]].start
-            view = dataclasses.replace(part, at=(part.at[0], inside)).view(buffer)
-        else:
-            continue
-        targets.append((tuple(index[d] for d in part.rows + part.cols), view))
+    targets = [target for index, buffer in shards if (target := _target(part, index, buffer))]
     if not targets:
         return
-    dims = tuple(shape[d] for d in part.rows + part.cols)
-    unit = math.prod(shape[d] for d in part.rows[1:])  # rows of the tensor per step of its leading dimension
-    start, stop = min(index[0].start for index, _ in targets), max(index[0].stop for index, _ in targets)
-    for row, block in source.blocks(part.name, start * unit, stop * unit, unit):
+    dims = [shape[d] for d in part.rows + part.cols] + ([] if part.cols else [1])
+    across = len(part.rows)  # the first of the dimensions that make up the tensor's columns
+    rows, columns = (_hull(index[d] for index, _ in targets) for d in (0, across))
+    dims[across] = columns.stop - columns.start
+    for index, _ in targets:
+        index[across] = slice(index[across].start - columns.start, index[across].stop - columns.start)
+    unit, pitch = math.prod(dims[1:across]), math.prod(dims[across + 1 :])
+    for row, block in source.blocks(part.name, _scale(rows, unit), _scale(columns, pitch), unit):
         first, block = row // unit, block.reshape(-1, *dims[1:])
         for (lead, *rest), view in targets:
             begin, end = max(lead.start, first), min(lead.stop, first + len(block))
             if begin < end:
                 view[begin - lead.start : end - lead.start] = block[(slice(begin - first, end - first), *rest)]
+
+
+def _target(part: Part, index: tuple[slice, ...], buffer: np.ndarray) -> tuple[list[slice], np.ndarray] | None:
+    """What a buffer with `index` of the parameter holds of a tensor: slices of its dimensions, and the buffer seen so."""
+    if part.at is not None:
+        dim, place = part.at
+        if not index[dim].start <= place < index[dim].stop:
+            return None
+        part = dataclasses.replace(part, at=(dim, place - index[dim].start))
+    view = part.view(buffer)
+    slices = [index[d] for d in part.rows + part.cols]
+    return (slices, view) if part.cols else ([*slices, slice(0, 1)], view[:, None])
+
+
+def _hull(slices: Iterable[slice]) -> slice:
+    """The smallest slice that holds all `slices`."""
+    slices = list(slices)
+    return slice(min(s.start for s in slices), max(s.stop for s in slices))
+
+
+def _scale(index: slice, factor: int) -> slice:
+    return slice(index.start * factor, index.stop * factor)
 
 
 def block_rows(columns: int, unit: int) -> int:
