@@ -87,7 +87,9 @@ def tensors(small_config) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def write_gguf(small_config) -> Callable[..., Path]:
-    """Writes tensors (Hugging Face's names) as a GGUF file, matrices in a given type; `metadata` and `extra` change it."""
+    """Writes tensors (Hugging Face's names) as a GGUF file, matrices in a given type; `metadata` and `extra` change
+    it.
+    """
 
     def run(
         path: Path,

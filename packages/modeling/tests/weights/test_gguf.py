@@ -1,4 +1,6 @@
-"""GGUF files: every kind of storage gives the numbers that the `gguf` package gives, and damage is told before reading."""
+"""GGUF files: every kind of storage gives the numbers that the `gguf` package gives, and damage is told before
+reading.
+"""
 
 import gguf
 import jax.numpy as jnp
@@ -50,7 +52,10 @@ def test_types_that_it_only_reads(tmp_path, write_gguf, tensors, values, kind, m
 
 def test_casting_to_bfloat16(tmp_path, write_gguf, tensors, values):
     model = load(write_gguf(tmp_path / "m.gguf", tensors, Kind.Q8_0), dtype=jnp.bfloat16)
-    wanted = {n: t + 1 - 1 if t.ndim == 1 else gguf.dequantize(gguf.quantize(t, Kind.Q8_0), Kind.Q8_0) for n, t in tensors.items()}
+    wanted = {
+        n: t + 1 - 1 if t.ndim == 1 else gguf.dequantize(gguf.quantize(t, Kind.Q8_0), Kind.Q8_0)
+        for n, t in tensors.items()
+    }
     assert_holds(values, model, wanted, jnp.bfloat16)
 
 
@@ -157,7 +162,9 @@ def test_a_type_that_the_package_does_not_know(tmp_path, write_gguf, tensors, no
     place = data.index(name) + len(name) + 4 + 16  # behind the name: number of dimensions, two sizes
     assert data[place : place + 4] == Kind.Q8_0.value.to_bytes(4, "little")
     path.write_bytes(data[:place] + (9999).to_bytes(4, "little") + data[place + 4 :])
-    with pytest.raises(WeightsError, match=r"cannot be read: blk\.0\.ffn_up\.weight \(type 9999, unknown to this version of gguf\)"):
+    with pytest.raises(
+        WeightsError, match=r"cannot be read: blk\.0\.ffn_up\.weight \(type 9999, unknown to this version of gguf\)"
+    ):
         load(path)
 
 

@@ -1,4 +1,6 @@
-"""Hugging Face directories: every style of key, one and several files, types, and what is refused before anything is read."""
+"""Hugging Face directories: every style of key, one and several files, types, and what is refused before anything is
+read.
+"""
 
 import json
 import shutil
@@ -75,7 +77,9 @@ def test_vision_weights_are_skipped_by_name(write, name, assert_same):
     assert_same(load(write({name: np.ones((3, 3), np.int8)})), plain)
 
 
-@pytest.mark.parametrize(("prefix", "head"), [("model.", "lm_head.weight"), ("language_model.model.", "language_model.lm_head.weight")])
+@pytest.mark.parametrize(
+    ("prefix", "head"), [("model.", "lm_head.weight"), ("language_model.model.", "language_model.lm_head.weight")]
+)
 def test_a_stored_copy_of_the_tied_head_is_let_pass(write, prefix, head, tensors):
     load(write({head: tensors["embed_tokens.weight"]}, prefix=prefix))
 
@@ -140,7 +144,7 @@ def test_everything_that_is_wrong_is_in_one_message(write, nothing_read):
 
 def test_long_lists_are_cut_and_counted(write, nothing_read):
     path = write({f"extra.{i}": np.zeros(1, np.float32) for i in range(1000)})
-    with pytest.raises(WeightsError, match="1000 unexpected: .*, and 980 more") as error:
+    with pytest.raises(WeightsError, match=r"1000 unexpected: .*, and 980 more") as error:
         load(path)
     assert len(str(error.value)) < 1000
 
@@ -149,7 +153,9 @@ def test_a_config_that_asks_for_other_sizes_is_refused(write, small_config, noth
     path = write()
     other = to_hf(small_config, dtype="float32") | {"num_key_value_heads": 4, "vocab_size": 97}
     (path / "config.json").write_text(json.dumps(other))
-    with pytest.raises(WeightsError, match=r"5 of another shape: model.embed_tokens.weight \[96, 256\], wanted \[97, 256\], "):
+    with pytest.raises(
+        WeightsError, match=r"5 of another shape: model.embed_tokens.weight \[96, 256\], wanted \[97, 256\], "
+    ):
         load(path)
 
 
@@ -185,13 +191,15 @@ class TestFiles:
             load("google/gemma-3-1b-pt")
 
     def test_an_empty_directory(self, tmp_path):
-        with pytest.raises(WeightsError, match="has no weights; wanted .* it holds nothing"):
+        with pytest.raises(WeightsError, match=r"has no weights; wanted .* it holds nothing"):
             load(tmp_path)
 
     def test_a_directory_without_weights(self, tmp_path):
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "pytorch_model.bin").write_bytes(b"")
-        with pytest.raises(WeightsError, match=r"it holds config\.json, pytorch_model\.bin\. Pickled weights are not read"):
+        with pytest.raises(
+            WeightsError, match=r"it holds config\.json, pytorch_model\.bin\. Pickled weights are not read"
+        ):
             load(tmp_path)
 
     def test_an_adapter_alone(self, tmp_path):
@@ -207,7 +215,9 @@ class TestFiles:
     def test_several_files_without_an_index(self, write):
         path = write(name="a.safetensors")
         shutil.copy(path / "a.safetensors", path / "b.safetensors")
-        with pytest.raises(WeightsError, match=r"several safetensors files \(a\.safetensors, b\.safetensors\) and no model"):
+        with pytest.raises(
+            WeightsError, match=r"several safetensors files \(a\.safetensors, b\.safetensors\) and no model"
+        ):
             load(path)
 
     def test_safetensors_beside_gguf(self, write):
@@ -241,7 +251,7 @@ class TestFiles:
         path = write()
         with (path / "model.safetensors").open("ab") as file:
             file.write(b"?")
-        with pytest.raises(WeightsError, match="too long: wanted .* bytes, got"):
+        with pytest.raises(WeightsError, match=r"too long: wanted .* bytes, got"):
             load(path)
 
     def test_a_file_that_shrinks_while_it_is_read(self, write):
@@ -301,7 +311,9 @@ class TestFormat:
         """Columns 100 to 1,100 of 5,000 in float32: 4,000 bytes of each row are read, not 20,000."""
         read = []
         plain = safetensors_file.read_into
-        monkeypatch.setattr(safetensors_file, "read_into", lambda f, a, *rest: (read.append(a.nbytes), plain(f, a, *rest)))
+        monkeypatch.setattr(
+            safetensors_file, "read_into", lambda f, a, *rest: (read.append(a.nbytes), plain(f, a, *rest))
+        )
         array = np.arange(300 * 5000, dtype=np.float32).reshape(300, 5000)
         save_file({"x": array}, tmp_path / "x.safetensors")
         entry = safetensors_file.read_header(tmp_path / "x.safetensors")["x"]

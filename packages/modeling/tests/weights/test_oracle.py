@@ -1,7 +1,8 @@
-"""Loaded checkpoints compute what transformers computes: hidden states, logits, losses, gradients, with and without padding.
+"""Loaded checkpoints compute what transformers computes: hidden states, logits, losses, gradients, with and without
+padding.
 
-Every directory under data/ with an oracle.npz takes part. Those with a second config, in the style of the hub's, must give
-the same `Gemma3Config` with both; the arithmetic is then checked once.
+Every directory under data/ with an oracle.npz takes part. Those with a second config, in the style of the hub's, must
+give the same `Gemma3Config` with both; the arithmetic is then checked once.
 """
 
 import dataclasses
@@ -43,9 +44,13 @@ def test_there_are_checkpoints_of_every_kind():
     assert [d.name for d in CASES if (d / "model.safetensors.index.json").exists()] == ["like_27b"]
 
 
-@pytest.mark.parametrize("directory", [d for d in CASES if (d / "config_hub_style.json").exists()], ids=lambda d: d.name)
+@pytest.mark.parametrize(
+    "directory", [d for d in CASES if (d / "config_hub_style.json").exists()], ids=lambda d: d.name
+)
 def test_both_styles_of_config_describe_the_same_model(directory):
-    ours, hub = (from_hf(json.loads((directory / name).read_text())) for name in ("config.json", "config_hub_style.json"))
+    ours, hub = (
+        from_hf(json.loads((directory / name).read_text())) for name in ("config.json", "config_hub_style.json")
+    )
     assert dataclasses.replace(hub, max_seq_len=ours.max_seq_len) == ours
 
 
@@ -71,7 +76,8 @@ def check_padded(model, oracle, side, run):
     at = stored_positions(oracle)
     logits = model.logits(run(model, jnp.asarray(ids), segment_ids=jnp.asarray(mask, jnp.int32))[:, at])
     real = mask[:, at].astype(bool)
-    assert real.any() and not real.all()
+    assert real.any()
+    assert not real.all()
     np.testing.assert_allclose(np.asarray(logits)[real], oracle[f"{side}pad_logits"][real], atol=1e-4)
 
 
@@ -99,7 +105,9 @@ def test_loss_and_gradients(case):
     for path, parts in parameters(model.config).items():
         gradient = np.asarray(flat[path].get_value())
         found |= {part.name: part.take(gradient) for part in parts}
-    wanted = {canonical(str(name)): norm for name, norm in zip(oracle["grad_norm_names"], oracle["grad_norms"], strict=True)}
+    wanted = {
+        canonical(str(name)): norm for name, norm in zip(oracle["grad_norm_names"], oracle["grad_norms"], strict=True)
+    }
     assert found.keys() == wanted.keys()
     for name, norm in wanted.items():
         np.testing.assert_allclose(np.linalg.norm(found[name]), norm, rtol=1e-3, err_msg=name)

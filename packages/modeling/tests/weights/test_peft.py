@@ -24,7 +24,11 @@ from coldforge.modeling import (
 )
 
 ALL = LoraConfig(rank=4, alpha=6.0)
-TARGETS = {"all": ALL.targets, "attention": ("q_einsum", "kv_einsum"), "some layers": ("layers/[03]/mlp/.*", "kv_einsum")}
+TARGETS = {
+    "all": ALL.targets,
+    "attention": ("q_einsum", "kv_einsum"),
+    "some layers": ("layers/[03]/mlp/.*", "kv_einsum"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,9 @@ def test_the_config_is_pefts(saved):
     assert config["task_type"] == "CAUSAL_LM"
     assert config["base_model_name_or_path"] == "some/base"
     assert (config["r"], config["lora_alpha"]) == (4, 6)
-    assert sorted(config["target_modules"]) == sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    assert sorted(config["target_modules"]) == sorted(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
 
 
 def test_what_is_added_to_each_weight(saved):
@@ -163,9 +169,15 @@ def test_keys_and_values_with_an_a_each_take_twice_the_rank(changed, base, run):
     load_peft(model, path)
     for layer in (0, 2):
         module = model.layers[layer].attn.kv_einsum
-        found = jnp.tensordot(module.w_lora_a[...], module.w_lora_b[...], 1, precision="highest") * config.alpha / config.rank
+        found = (
+            jnp.tensordot(module.w_lora_a[...], module.w_lora_b[...], 1, precision="highest")
+            * config.alpha
+            / config.rank
+        )
         for i, name in enumerate(("k", "v")):
-            np.testing.assert_allclose(found[:, i].reshape(32, -1).T, effect(path, layer, f"self_attn.{name}_proj"), atol=1e-5)
+            np.testing.assert_allclose(
+                found[:, i].reshape(32, -1).T, effect(path, layer, f"self_attn.{name}_proj"), atol=1e-5
+            )
     found = model.layers[2].mlp.up_proj
     found = found.kernel_lora_a[...] @ found.kernel_lora_b[...] * config.alpha / config.rank
     np.testing.assert_allclose(found.T, effect(path, 2, "mlp.up_proj"), atol=1e-5)
@@ -190,7 +202,9 @@ def test_an_adapter_on_keys_or_values_alone(changed, base, absent):
 def test_adapters_of_the_multimodal_class_are_read(saved, base, assert_same):
     model, path = saved
     tensors = load_file(path / "adapter_model.safetensors")
-    renamed = {name.replace(".model.layers.", ".model.language_model.layers."): tensor for name, tensor in tensors.items()}
+    renamed = {
+        name.replace(".model.layers.", ".model.language_model.layers."): tensor for name, tensor in tensors.items()
+    }
     save_file(renamed, path / "adapter_model.safetensors")
     again = add_lora(base, peft_config(path, base.config), rngs=nnx.Rngs(7))
     load_peft(again, path)
@@ -210,7 +224,10 @@ def test_wrong_tensors_are_all_listed(changed, base):
     message = str(error.value)
     assert "1 missing: layers.0.mlp.up_proj.lora_B.weight" in message
     assert "1 unexpected: base_model.model.model.layers.9.mlp.up_proj.lora_B.weight" in message
-    assert "1 of another shape: base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight [4, 33], wanted [4, 32]" in message
+    assert (
+        "1 of another shape: base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight [4, 33], wanted [4, 32]"
+        in message
+    )
 
 
 def test_an_adapter_of_another_model_is_refused(saved, data):

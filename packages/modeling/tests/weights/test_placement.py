@@ -51,7 +51,9 @@ def counted(directory):
 
 @pytest.mark.parametrize("sizes", MESHES, ids=mesh_id)
 @pytest.mark.parametrize("kind", ["hf", "gguf"])
-def test_every_parameter_lies_by_its_axes_and_has_its_values(directory, tmp_path, write_gguf, tensors, sizes, kind, assert_same):
+def test_every_parameter_lies_by_its_axes_and_has_its_values(
+    directory, tmp_path, write_gguf, tensors, sizes, kind, assert_same
+):
     path = directory if kind == "hf" else write_gguf(tmp_path / "m.gguf", tensors)
     mesh = make_mesh(**sizes)
     model = load(path, mesh=mesh)
@@ -109,7 +111,9 @@ def test_two_processes_read_their_shares_and_agree(directory, tmp_path, tensors,
     first, second = (np.load(tmp_path / f"{rank}.npz") for rank in (0, 1))
     np.testing.assert_array_equal(first["logits"], second["logits"])
     whole = sum(tensor.nbytes for tensor in tensors.values())
-    assert first["read"] + second["read"] < 1.6 * whole  # o_proj's and down_proj's columns are split, in rows too short to cut
+    assert (
+        first["read"] + second["read"] < 1.6 * whole
+    )  # o_proj's and down_proj's columns are split, in rows too short to cut
 
     alone = add_lora(load(directory), LoraConfig(rank=4, alpha=8.0), rngs=nnx.Rngs(0))
     load_peft(alone, tmp_path / "peft")
@@ -141,7 +145,9 @@ def test_buffers_are_taken_over_and_shared(directory, monkeypatch):
 
 
 def test_donating_loaded_weights_is_safe(directory):
-    """A buffer that was taken over is not XLA's to reuse: donation must neither fail nor damage another holder's values."""
+    """A buffer that was taken over is not XLA's to reuse: donation must neither fail nor damage another holder's
+    values.
+    """
     model = load(directory)
     array = model.embedder.input_embedding.get_value()
     other = np.asarray(array).copy()

@@ -13,8 +13,9 @@ from jax.experimental import multihost_utils
 def new_directory(path: Path) -> Iterator[Path]:
     """A directory beside `path` to write into, renamed to `path` when the block ends without an exception.
 
-    What a killed writer left behind is deleted first. With several processes all of them enter, on a shared file system;
-    the first one creates and renames, the others may only write what they are asked to by code that knows of them (Orbax).
+    What a killed writer left behind is deleted first. With several processes all of them enter, on a shared file
+    system; the first one creates and renames, the others may only write what they are asked to by code that knows of
+    them (Orbax).
 
     Raises:
       FileExistsError: if something other than an empty directory is at `path`.

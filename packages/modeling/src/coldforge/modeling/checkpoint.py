@@ -3,10 +3,11 @@
     PATH/coldforge.json    config of the model and of its adapter, and the version of this format
     PATH/weights/          an Orbax PyTree checkpoint: parameter path (`layers.0.attn.q_einsum.w`) → array
 
-Every process writes and reads its own shards. The directory appears when it is complete. Reading checks names and shapes
-from Orbax's metadata first, then restores the largest parameters first and few at a time, since Orbax holds what it
-restores twice on a CPU: for the 270M model, whose embedding is 63 % of the weights, memory peaks at 1.27 times the weights
-so, and at 1.75 times if everything is restored in one call. Optimizer state and steps belong to the training package.
+Every process writes and reads its own shards. The directory appears when it is complete. Reading checks names and
+shapes from Orbax's metadata first, then restores the largest parameters first and few at a time, since Orbax holds
+what it restores twice on a CPU: for the 270M model, whose embedding is 63 % of the weights, memory peaks at 1.27 times
+the weights so, and at 1.75 times if everything is restored in one call. Optimizer state and steps belong to the
+training package.
 """
 
 import dataclasses
@@ -68,10 +69,7 @@ def load_checkpoint(path: Path, *, dtype, mesh: Mesh | None, kernel: Kernel) -> 
 
     path = path.absolute()
     config, lora = read_description(path / MARKER)
-    model = abstract_model(config, kernel=kernel)
-    if lora is not None:
-        base = model
-        model = nnx.eval_shape(lambda: add_lora(base, lora, rngs=nnx.Rngs(0)))
+    model = _abstract(config, lora, kernel)
     variables = {_name(p): (p, variable) for p, variable in _variables(model).items()}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         found = checkpointer.metadata(path / WEIGHTS).item_metadata if (path / WEIGHTS).is_dir() else None
@@ -87,6 +85,13 @@ def load_checkpoint(path: Path, *, dtype, mesh: Mesh | None, kernel: Kernel) -> 
                 variables[name] = place, variable.replace(array)
     nnx.update(model, nnx.from_flat_state(dict(variables.values())))
     return model
+
+
+def _abstract(config: Gemma3Config, lora: LoraConfig | None, kernel: Kernel) -> Gemma3:
+    """The model with its adapter, shapes in place of values."""
+    if lora is None:
+        return abstract_model(config, kernel=kernel)
+    return nnx.eval_shape(lambda: add_lora(Gemma3(config, rngs=nnx.Rngs(0), kernel=kernel), lora, rngs=nnx.Rngs(0)))
 
 
 def read_description(file: Path) -> tuple[Gemma3Config, LoraConfig | None]:
@@ -106,7 +111,9 @@ def read_description(file: Path) -> tuple[Gemma3Config, LoraConfig | None]:
         raise WeightsError(f"{file} is not what save_checkpoint writes: {error!r}") from error
 
 
-def _restore(checkpointer, path: Path, wanted: Mapping[str, nnx.Variable], stored, dtype, mesh: Mesh | None) -> dict[str, Any]:
+def _restore(
+    checkpointer, path: Path, wanted: Mapping[str, nnx.Variable], stored, dtype, mesh: Mesh | None
+) -> dict[str, Any]:
     """Some parameters by name, each where it belongs."""
     import orbax.checkpoint as ocp
 

@@ -1,9 +1,9 @@
 """Weights in a GGUF file: its header, and its tensors dequantised by rows (any type that the `gguf` package knows).
 
-The package's own reader makes an array of every one of the 262,144 token strings and takes 9.5 s for the 270M file; this
-one steps over them in 0.1 s and leaves only their number. Norms are stored as `1 + w` and come back as `w`; the rotary
-dimensions of a Gemma file are not permuted (unlike Llama's). Left out: writing, versions before 2, big-endian files, and
-models split over several files. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The package's own reader makes an array of every one of the 262,144 token strings and takes 9.5 s for the 270M file;
+this one steps over them in 0.1 s and leaves only their number. Norms are stored as `1 + w` and come back as `w`; the
+rotary dimensions of a Gemma file are not permuted (unlike Llama's). Left out: writing, versions before 2, big-endian
+files, and models split over several files. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import dataclasses
@@ -49,9 +49,9 @@ _LAYER_NAMES: Mapping[str, str] = {
     "ffn_down": "mlp.down_proj",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_BACK = {ours: theirs for theirs, ours in (_NAMES | _LAYER_NAMES).items()}
+_BACK = {ours: theirs for theirs, ours in [*_NAMES.items(), *_LAYER_NAMES.items()]}
 
-_FLOATS = {
+_FLOATS: Mapping[GGMLQuantizationType, np.dtype] = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
     GGMLQuantizationType.F16: np.dtype(np.float16),
     GGMLQuantizationType.BF16: np.dtype(jnp.bfloat16),
@@ -70,18 +70,45 @@ class SkippedArray:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor in a file; `shape` is in numpy's order, the reverse of the file's. `kind` None: a type unknown to `gguf`."""
+    """A tensor in a file; `shape` is in numpy's order, the reverse of the file's."""
 
     shape: tuple[int, ...]
-    kind: GGMLQuantizationType | None
-    stored: str
+    type_number: int
     offset: int
+
+    @property
+    def known(self) -> bool:
+        """Whether this version of gguf knows the type."""
+        return self.type_number in GGMLQuantizationType
+
+    @property
+    def kind(self) -> GGMLQuantizationType:
+        """The type, if it is known."""
+        return GGMLQuantizationType(self.type_number)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one row (of the whole tensor, if it is a vector)."""
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return self.shape[-1] // block * size
+
+    @property
+    def end(self) -> int:
+        """Where the tensor's bytes end in the file; where they begin, if the type is not known."""
+        return self.offset + (math.prod(self.shape[:-1]) * self.row_bytes if self.known else 0)
+
+    @property
+    def tensor_dtype(self) -> np.dtype | None:
+        """The dtype of the numbers: float32 for quantised ones, None if `gguf` has no code to read them."""
+        if not self.known:
+            return None
+        if self.kind in _FLOATS:
+            return _FLOATS[self.kind]
+        try:
+            gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[self.kind][1]), np.uint8), self.kind)
+        except NotImplementedError:
+            return None
+        return np.dtype(np.float32)
 
 
 class GGUFSource:
@@ -96,10 +123,13 @@ class GGUFSource:
         self._path = path
         self.metadata, entries = read_header(path)
         if (count := self.metadata.get("split.count", 1)) not in (0, 1):
-            raise WeightsError(f"{path} is one of {count} files of a split model; merge them (llama-gguf-split --merge) first")
+            raise WeightsError(
+                f"{path} is one of {count} files of a split model; merge them (llama-gguf-split --merge) first"
+            )
         self._entries = {_canonical(label): entry for label, entry in entries.items()}
         self.tensors: Mapping[str, Tensor] = {
-            _canonical(label): Tensor(label, entry.shape, _dtype(entry.kind), entry.stored) for label, entry in entries.items()
+            _canonical(label): Tensor(label, entry.shape, entry.tensor_dtype, _type_name(entry))
+            for label, entry in entries.items()
         }
 
     def label(self, name: str) -> str:
@@ -109,7 +139,7 @@ class GGUFSource:
         return _BACK.get(name, name)
 
     def blocks(self, name: str, rows: slice, columns: slice, unit: int) -> Iterator[tuple[int, np.ndarray]]:
-        """See `weights.WeightSource.blocks`; numbers are float32. Rows are read whole: they come in quantised groups."""
+        """See `weights.WeightSource.blocks`; in float32. Rows are read whole, since they come in quantised groups."""
         entry = self._entries[name]
         with self._path.open("rb", buffering=0) as file:
             if len(entry.shape) == 1:
@@ -140,13 +170,16 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 metadata, entries = _parse(data)
-            except (struct.error, OverflowError, MemoryError) as error:
-                raise WeightsError(f"{path} is damaged or cut off within its header ({len(data):,} bytes). Download it again") from error
+            except (struct.error, OverflowError) as error:
+                size = f"{len(data):,} bytes"
+                raise WeightsError(
+                    f"{path} is damaged or cut off within its header ({size}). Download it again"
+                ) from error
             except ValueError as error:
                 raise WeightsError(f"{path} cannot be read as GGUF: {error}") from error
-            ends = [entry.offset + _rows(entry) * entry.row_bytes for entry in entries.values() if entry.kind is not None]
-            if ends and max(ends) > len(data):
-                raise WeightsError(f"{path} is cut off: wanted {max(ends):,} bytes, got {len(data):,}. Download it again")
+            end = max((entry.end for entry in entries.values()), default=0)
+            if end > len(data):
+                raise WeightsError(f"{path} is cut off: wanted {end:,} bytes, got {len(data):,}. Download it again")
     return metadata, entries
 
 
@@ -174,11 +207,10 @@ def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, Entry]]:
 
 
 def _entry(name: str, shape: tuple[int, ...], number: int, offset: int, start: int) -> Entry:
-    known = number in set(GGMLQuantizationType)
-    kind = GGMLQuantizationType(number) if known else None
-    if known and (not shape or shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]):
-        raise ValueError(f"tensor {name} of shape {list(shape)} cannot be {kind.name}")
-    return Entry(shape, kind, kind.name if known else f"type {number}, unknown to this version of gguf", start + offset)
+    entry = Entry(shape, number, start + offset)
+    if entry.known and (not shape or shape[-1] % gguf.GGML_QUANT_SIZES[entry.kind][0]):
+        raise ValueError(f"tensor {name} of shape {list(shape)} cannot be {entry.kind.name}")
+    return entry
 
 
 def _value(data: mmap.mmap, position: int, kind: int) -> tuple[Any, int]:
@@ -224,16 +256,5 @@ def _canonical(label: str) -> str:
     return _NAMES.get(label, label)
 
 
-def _rows(entry: Entry) -> int:
-    return math.prod(entry.shape[:-1])
-
-
-def _dtype(kind: GGMLQuantizationType | None) -> np.dtype | None:
-    """What the numbers of a type are worth: its own dtype, float32 for a quantised one, None if `gguf` has no code for it."""
-    if kind is None or kind in _FLOATS:
-        return _FLOATS.get(kind)
-    try:
-        gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-    except NotImplementedError:
-        return None
-    return np.dtype(np.float32)
+def _type_name(entry: Entry) -> str:
+    return entry.kind.name if entry.known else f"type {entry.type_number}, unknown to this version of gguf"

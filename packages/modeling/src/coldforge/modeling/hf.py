@@ -1,8 +1,9 @@
 """Weights in a Hugging Face directory: `config.json` and one or several safetensors files.
 
-Text-only and multimodal checkpoints, old key style (`language_model.model.layers…`) and new (`model.language_model.…`), all
-come down to one set of names; vision tower and projector are skipped by name. Left out: pickled `.bin` weights (convert
-them with transformers), and checkpoints quantised for inference (their tensors have other names and types).
+Text-only and multimodal checkpoints, old key style (`language_model.model.layers…`) and new
+(`model.language_model.…`), all come down to one set of names; vision tower and projector are skipped by name. Left
+out: pickled `.bin` weights (convert them with transformers), and checkpoints quantised for inference (their tensors
+have other names and types).
 """
 
 import json
@@ -39,7 +40,9 @@ class HFSource:
                     continue
                 name = canonical(label)
                 if name in labels:
-                    raise WeightsError(f"{directory} holds one tensor twice: as {labels[name]} and as {label} (in {file.name})")
+                    raise WeightsError(
+                        f"{directory} holds one tensor twice: as {labels[name]} and as {label} (in {file.name})"
+                    )
                 labels[name], self._entries[name] = label, entry
         self.tensors: Mapping[str, Tensor] = {
             name: Tensor(labels[name], entry.shape, entry.dtype, entry.stored) for name, entry in self._entries.items()
@@ -79,7 +82,9 @@ def weight_files(directory: Path) -> list[Path]:
         return found
     if found:
         names = ", ".join(p.name for p in found)
-        raise WeightsError(f"{directory} has several safetensors files ({names}) and no {INDEX} that says which belong together")
+        raise WeightsError(
+            f"{directory} has several safetensors files ({names}) and no {INDEX} that says which belong together"
+        )
     raise WeightsError(f"{directory} has no safetensors files; it holds {listing(directory)}")
 
 
@@ -90,11 +95,14 @@ def _indexed(directory: Path) -> list[Path]:
         raise WeightsError(f"{directory / INDEX} is not an index of safetensors files: {error!r}") from error
     missing = sorted(name for name in names if not (directory / name).is_file())
     if missing:
-        raise WeightsError(f"{directory} lacks {len(missing)} of the {len(names)} files that {INDEX} names: {', '.join(missing)}")
+        raise WeightsError(
+            f"{directory} lacks {len(missing)} of the {len(names)} files that {INDEX} names: {', '.join(missing)}"
+        )
     return [directory / name for name in sorted(names)]
 
 
 def listing(directory: Path) -> str:
     """What lies in a directory, for messages."""
     names = sorted(path.name for path in directory.iterdir())
-    return "nothing" if not names else ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more if names else "nothing"

@@ -45,7 +45,7 @@ class Part:
         return tuple(math.prod(parameter[d] for d in group) for group in groups)
 
     def view(self, array: Any) -> Any:
-        """The tensor's part of the parameter `array`, dimensions in the order `(*rows, *cols)`; shares numpy's memory."""
+        """The tensor's part of the parameter `array`, dimensions in the order `(*rows, *cols)`, without a copy."""
         if self.at is None:
             return array.transpose(self.rows + self.cols)
         dim, index = self.at

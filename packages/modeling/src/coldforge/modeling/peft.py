@@ -5,14 +5,13 @@
     load_peft(model, "adapter")
 
 A directory of `adapter_config.json` and `adapter_model.safetensors` with, for every adapted projection,
-`base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight` `[rank, in]` and `lora_B.weight` `[out, rank]`. Here keys
-and values share one A (they are one product); it is written for both. An adapter from elsewhere has two, and is still
-read exactly, at twice the rank: `x [A_k A_v] [B_k 0; 0 B_v]`; the other projections then carry rows of zeros in B.
+`base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight` `[rank, in]` and `lora_B.weight` `[out, rank]`. Here
+keys and values share one A (they are one product); it is written for both. An adapter from elsewhere has two, and is
+still read exactly, at twice the rank: `x [A_k A_v] [B_k 0; 0 B_v]`; the other projections' B then has rows of zeros.
 
 Left out, and refused by name: rank or alpha per module, rsLoRA, DoRA, biases, fully trained modules, `.bin` files.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -78,7 +77,8 @@ def save_peft(model: Gemma3, directory: str | PathLike, *, base_model_name: str 
     with new_directory(Path(directory)) as partial:
         write(partial / TENSORS, specs, _tensors(adapted))
         if jax.process_index() == 0:
-            config = _config_json(model, [part.name for _, parts in adapted.values() for part in parts], base_model_name)
+            names = [part.name for _, parts in adapted.values() for part in parts]
+            config = _config_json(model.lora, names, model.config.num_layers, base_model_name)
             (partial / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -102,12 +102,12 @@ def load_peft(model: Gemma3, directory: str | PathLike) -> None:
       FileNotFoundError, WeightsError: as `peft_config`.
     """
     adapter = _Adapter(Path(directory), model.config)
-    adapted = _adapted(model)
-    fits = model.lora is not None and set(adapted) == set(adapter.modules)
-    if not fits or (model.lora.rank, model.lora.alpha) != (adapter.lora.rank, adapter.lora.alpha):
+    adapted, lora = _adapted(model), model.lora
+    same_size = lora is not None and (lora.rank, lora.alpha) == (adapter.lora.rank, adapter.lora.alpha)
+    if not same_size or set(adapted) != set(adapter.modules):
         raise ValueError(
-            f"the adapter in {directory} needs a model made by add_lora(base, peft_config(directory, base.config)), that is "
-            f"with {adapter.lora}; the model has {model.lora}"
+            f"the adapter in {directory} needs a model made by add_lora(base, peft_config(directory, base.config)), "
+            f"that is with {adapter.lora}; the model has {lora}"
         )
     for path, (module, parts) in adapted.items():
         variables = [getattr(module, module.weight_name + suffix) for suffix in ("_lora_a", "_lora_b")]
@@ -135,10 +135,14 @@ class _Adapter:
         alpha = float(settings["lora_alpha"]) * rank / self._rank
         self.lora = LoraConfig(rank=rank, alpha=alpha, targets=_targets(self.modules, config))
 
-    def _find(self, config: Gemma3Config, entries: Mapping[str, Entry]) -> dict[layout.Path, list[tuple[Entry, Entry] | None]]:
+    def _find(
+        self, config: Gemma3Config, entries: Mapping[str, Entry]
+    ) -> dict[layout.Path, list[tuple[Entry, Entry] | None]]:
         have = {canonical(label.removeprefix(PREFIX)): (label, entry) for label, entry in entries.items()}
         modules: dict[layout.Path, list[tuple[Entry, Entry] | None]] = {}
-        known, missing, misshapen = set(), [], []
+        known: set[str] = set()
+        missing: list[str] = []
+        misshapen: list[str] = []
         for path, parts in layout.projections(config).items():
             halves = []
             for part in parts:
@@ -173,7 +177,7 @@ class _Adapter:
     def read(
         self, parts: tuple[Part, ...], halves: list[tuple[Entry, Entry] | None], old: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A and B of a module in the model's layout. Columns that the adapter does not fill keep the model's A, with B zero."""
+        """A and B of a module as the model has them; columns of A that stay unused keep their values, B's are zero."""
         a, b = old[0].copy(), np.zeros_like(old[1])
         shared = self._shares_a(halves)
         for i, (part, half) in enumerate(zip(parts, halves, strict=True)):
@@ -190,12 +194,12 @@ class _Adapter:
 def _adapted(model: Gemma3) -> dict[layout.Path, tuple[Einsum | Linear, tuple[Part, ...]]]:
     """Every module with an adapter, by path in the order of the network, and the tensors of its weight."""
     modules = dict(nnx.iter_modules(model))
-    table = layout.projections(model.config)
-    return {
-        path: (modules[path], parts)
-        for path, parts in table.items()
-        if hasattr(modules[path], modules[path].weight_name + "_lora_a")
-    }
+    adapted: dict[layout.Path, tuple[Einsum | Linear, tuple[Part, ...]]] = {}
+    for path, parts in layout.projections(model.config).items():
+        module = modules[path]
+        if isinstance(module, Einsum | Linear) and hasattr(module, module.weight_name + "_lora_a"):
+            adapted[path] = module, parts
+    return adapted
 
 
 def _arrays(module: Einsum | Linear) -> tuple[jax.Array, jax.Array]:
@@ -210,15 +214,14 @@ def _tensors(adapted: Mapping[layout.Path, tuple[Einsum | Linear, tuple[Part, ..
             yield part.lora_b().take(b)
 
 
-def _config_json(model: Gemma3, adapted: list[str], base_model_name: str | None) -> dict[str, Any]:
+def _config_json(lora: LoraConfig, adapted: list[str], num_layers: int, base: str | None) -> dict[str, Any]:
     """`adapted` are the names of the adapted weights, `layers.0.self_attn.q_proj.weight`."""
-    lora = model.lora
     names = [name.removesuffix(".weight") for name in adapted]
     kinds = {name.rsplit(".", 1)[-1] for name in names}
-    everywhere = len(names) == len(kinds) * model.config.num_layers
+    everywhere = len(names) == len(kinds) * num_layers
     alpha = int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha
     return {
-        "base_model_name_or_path": base_model_name,
+        "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -228,7 +231,7 @@ def _config_json(model: Gemma3, adapted: list[str], base_model_name: str | None)
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": lora.rank,
-        "target_modules": sorted(kinds) if everywhere else names,  # peft takes the end of a module's name, of any length
+        "target_modules": sorted(kinds) if everywhere else names,  # ends of the modules' names
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
@@ -238,10 +241,16 @@ def _config_json(model: Gemma3, adapted: list[str], base_model_name: str | None)
 def _read_config(directory: Path) -> dict[str, Any]:
     for name in (CONFIG, TENSORS):
         if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} has no {name}; wanted an adapter's directory with {CONFIG} and {TENSORS}")
+            raise FileNotFoundError(
+                f"{directory} has no {name}; wanted an adapter's directory with {CONFIG} and {TENSORS}"
+            )
     try:
         settings = json.loads((directory / CONFIG).read_text("utf-8"))
-        wrong = [f"{name} is {settings.get(name)!r}" for name, accepted in _FIXED.items() if settings.get(name) not in accepted]
+        wrong = [
+            f"{name} is {settings.get(name)!r}"
+            for name, accepted in _FIXED.items()
+            if settings.get(name) not in accepted
+        ]
         if int(settings["r"]) < 1 or float(settings["lora_alpha"]) <= 0:
             wrong.append(f"r is {settings['r']} and lora_alpha {settings['lora_alpha']}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,9 +1,10 @@
 """The safetensors format, read by rows and written tensor by tensor.
 
-A file is the length of a JSON header (8 bytes), the header (name → dtype, shape, begin and end of its bytes), the bytes.
-The `safetensors` package maps files into memory and writes from a dictionary that holds all tensors; here neither more
-than a block is read at a time (mapped pages count as the process's memory as soon as they are touched), nor more than a
-tensor held for writing. The tests compare with the package. Format: https://huggingface.co/docs/safetensors
+A file is the length of a JSON header (8 bytes), the header (name → dtype, shape, begin and end of its bytes), the
+bytes. The `safetensors` package maps files into memory and writes from a dictionary that holds all tensors; here
+neither more than a block is read at a time (mapped pages count as the process's memory as soon as they are touched),
+nor more than a tensor held for writing. The tests compare with the package. Format:
+https://huggingface.co/docs/safetensors
 """
 
 import dataclasses
@@ -32,13 +33,13 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A tensor in a file: its bytes lie at `offset`. `dtype` is None for one that is no floating-point type of numpy's."""
+    """A tensor in a file."""
 
     path: Path
     stored: str
-    dtype: np.dtype | None
+    dtype: np.dtype | None  # None: not a floating-point type that numpy has
     shape: tuple[int, ...]
-    offset: int
+    offset: int  # of its first byte in the file
 
 
 def read_header(path: Path) -> dict[str, Entry]:
@@ -52,19 +53,22 @@ def read_header(path: Path) -> dict[str, Entry]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
             raise WeightsError(
-                f"{path} is not a safetensors file, or is cut off: its header should have {length:,} bytes, and the file has "
-                f"{size:,} (a few hundred may be a Git LFS pointer). Download it again"
+                f"{path} is not a safetensors file, or is cut off: its header should have {length:,} bytes, "
+                f"and the file has {size:,} (a few hundred may be a Git LFS pointer). Download it again"
             )
         header = file.read(length)
     try:
         entries = {
-            name: _entry(path, value, 8 + length) for name, value in json.loads(header).items() if name != "__metadata__"
+            name: _entry(path, value, 8 + length)
+            for name, value in json.loads(header).items()
+            if name != "__metadata__"
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} has a header that is not safetensors': {error!r}. Download it again") from error
     end = max((stop for _, stop in entries.values()), default=8 + length)
     if end != size:
-        raise WeightsError(f"{path} is {'cut off' if size < end else 'too long'}: wanted {end:,} bytes, got {size:,}. Download it again")
+        fault = "cut off" if size < end else "too long"
+        raise WeightsError(f"{path} is {fault}: wanted {end:,} bytes, got {size:,}. Download it again")
     return {name: entry for name, (entry, _) in entries.items()}
 
 
@@ -73,7 +77,8 @@ def _entry(path: Path, value: dict, data: int) -> tuple[Entry, int]:
     stored, shape = str(value["dtype"]), tuple(int(size) for size in value["shape"])
     begin, end = (int(offset) for offset in value["data_offsets"])
     dtype = DTYPES.get(stored)
-    if min((begin, *shape)) < 0 or end < begin or (dtype is not None and end - begin != math.prod(shape) * dtype.itemsize):
+    size = end - begin if dtype is None else math.prod(shape) * dtype.itemsize
+    if min((begin, *shape)) < 0 or end < begin or end - begin != size:
         raise ValueError(f"{stored} of shape {list(shape)} cannot lie at {begin} to {end}")
     return Entry(path, stored, dtype, shape, data + begin), data + end
 
@@ -121,7 +126,9 @@ def read_into(file: int, array: np.ndarray, offset: int, path: Path) -> None:
     done = 0
     while done < len(view):  # one call reads at most 2 GiB
         if not (count := os.preadv(file, [view[done:]], offset + done)):
-            raise WeightsError(f"{path} ended at byte {offset + done:,} while it was read; is something still writing it?")
+            raise WeightsError(
+                f"{path} ended at byte {offset + done:,} while it was read; is something still writing it?"
+            )
         done += count
 
 
@@ -130,7 +137,8 @@ def write(path: Path, tensors: Mapping[str, tuple[tuple[int, ...], np.dtype]], v
 
     The file appears under its name when it is complete.
     """
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, (shape, dtype) in tensors.items():
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, end]}

@@ -64,7 +64,7 @@ def tensor_specs(model: Gemma3, dtype: np.dtype) -> Specs:
     """Name, shape and dtype of every tensor of the merged model, in the order of the network."""
     modules = dict(nnx.iter_modules(model))
     return {
-        PREFIX + part.name: (part.shape(getattr(modules[path[:-1]], path[-1]).shape), dtype)
+        PREFIX + part.name: (part.shape(getattr(modules[path[:-1]], str(path[-1])).shape), dtype)
         for path, parts in layout.parameters(model.config).items()
         for part in parts
     }
@@ -73,10 +73,7 @@ def tensor_specs(model: Gemma3, dtype: np.dtype) -> Specs:
 def merged(module: nnx.Module, name: str, scale: float) -> jax.Array:
     """The parameter `name` of a module with its adapter added: `W + scale A B`, in float32 where there is one."""
     weight = getattr(module, name)
-    if isinstance(weight, nnx.Variable):
-        weight = weight.get_value()
-    else:
-        weight = qwix.dequantize(weight.array)
+    weight = weight.get_value() if isinstance(weight, nnx.Variable) else qwix.dequantize(weight.array)
     if not isinstance(module, Einsum | Linear) or not hasattr(module, name + "_lora_a"):
         return weight
     a, b = (getattr(module, name + suffix).get_value() for suffix in ("_lora_a", "_lora_b"))
@@ -84,7 +81,7 @@ def merged(module: nnx.Module, name: str, scale: float) -> jax.Array:
 
 
 @jax.jit
-def _add_adapter(weight: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
+def _add_adapter(weight: jax.Array, a: jax.Array, b: jax.Array, scale: jax.Array | float) -> jax.Array:
     return weight.astype(jnp.float32) + scale * jnp.tensordot(a, b, 1, precision="highest")
 
 
@@ -108,7 +105,7 @@ def _tensors(model: Gemma3, dtype: np.dtype) -> Iterator[np.ndarray]:
     modules = dict(nnx.iter_modules(model))
     scale = 0.0 if model.lora is None else model.lora.alpha / model.lora.rank
     for path, parts in layout.parameters(model.config).items():
-        array = fetch(merged(modules[path[:-1]], path[-1], scale))
+        array = fetch(merged(modules[path[:-1]], str(path[-1]), scale))
         for part in parts:
             yield part.take(array).astype(dtype, copy=False)
 

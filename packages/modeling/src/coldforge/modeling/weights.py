@@ -1,11 +1,11 @@
-"""From tensors that lie somewhere to a model on its devices: check all names and shapes first, then read block by block.
+"""From tensors that lie somewhere to a model on its devices: check all names and shapes, then read block by block.
 
-A `WeightSource` (a Hugging Face directory, a GGUF file) says which tensors it holds and reads rows of them. `build` makes
-the model: it compares the source with what the config needs and refuses with one list of everything that is wrong; then,
-parameter by parameter, it makes the buffers that this process's devices need, fills them from blocks of a few megabytes
-(transposing and casting on the way) and hands them over. On CPU JAX takes over such a buffer without a copy, since it is
-aligned; so loading peaks at the weights themselves plus one block. On an accelerator the host holds one parameter's share
-at a time. A slice that several devices of a process hold is read once.
+A `WeightSource` (a Hugging Face directory, a GGUF file) says which tensors it holds and reads rows of them. `build`
+makes the model: it compares the source with what the config needs and refuses with one list of everything that is
+wrong; then, parameter by parameter, it makes the buffers that this process's devices need, fills them from blocks of a
+few megabytes (transposing and casting on the way) and hands them over. On CPU JAX takes over such a buffer without a
+copy, since it is aligned; so loading peaks at the weights themselves plus one block. On an accelerator the host holds
+one parameter's share at a time. A slice that several devices of a process hold is read once.
 """
 
 import dataclasses
@@ -25,9 +25,11 @@ from coldforge.modeling.init import abstract_model, variable_sharding
 from coldforge.modeling.layout import Part, parameters
 from coldforge.modeling.model import Gemma3
 
-BLOCK_ELEMENTS = 1 << 20  # read at a time: 4 MB in float32. Dequantising 16 times as many is no faster, and takes 0.3 GB
+BLOCK_ELEMENTS = 1 << 20  # read at a time: 4 MB in float32
 ALIGNMENT = 64  # bytes; XLA's CPU client copies a buffer that is aligned to less
 LISTED = 20  # tensors that an error names per kind of fault
+
+Bounds = tuple[tuple[int, int], ...]  # what a buffer holds of an array: from and to, per dimension
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
 
@@ -91,8 +93,8 @@ class WeightSource(Protocol):
     def blocks(self, name: str, rows: slice, columns: slice, unit: int) -> Iterator[tuple[int, np.ndarray]]:
         """The part `[rows, columns]` of a tensor in blocks of some rows, in order, as (first row, block).
 
-        Each block begins and ends at a multiple of `unit`, as `rows` does. A vector is one column. Norms come as Hugging
-        Face stores them (the model adds 1).
+        Each block begins and ends at a multiple of `unit`, as `rows` does. A vector is one column. Norms come as
+        Hugging Face stores them (the model adds 1).
         """
 
 
@@ -123,7 +125,7 @@ def build(source: WeightSource, config: Gemma3Config, *, dtype, mesh: Mesh | Non
 
 
 def check(source: WeightSource, wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses a source whose tensors are not exactly `wanted` (name → shape). A head is let pass as a copy of the embedding.
+    """Refuses a source whose tensors are not exactly `wanted` (name → shape); a head as a copy of the embedding passes.
 
     Raises:
       WeightsError: with everything that is wrong, at most 20 names of each kind.
@@ -136,7 +138,9 @@ def check(source: WeightSource, wanted: Mapping[str, tuple[int, ...]]) -> None:
         if name in have and have[name].shape != shape
     ]
     if head is not None and head.shape != wanted[_EMBEDDING]:
-        misshapen.append(f"{head.label} {list(head.shape)}, wanted {list(wanted[_EMBEDDING])} (it is tied to the embedding)")
+        misshapen.append(
+            f"{head.label} {list(head.shape)}, wanted {list(wanted[_EMBEDDING])} (it is tied to the embedding)"
+        )
     faults = Faults(source.place)
     faults.add("missing", [source.label(name) for name in wanted if name not in have])
     faults.add("unexpected", [tensor.label for name, tensor in have.items() if name not in wanted])
@@ -149,8 +153,8 @@ def check(source: WeightSource, wanted: Mapping[str, tuple[int, ...]]) -> None:
 def stored_dtype(source: WeightSource) -> np.dtype:
     """bfloat16 if all matrices are stored in it, else float32.
 
-    Norms follow the matrices. float16 widens: the residual stream of the 270M model reaches 1.0e5, above float16's 65,504,
-    and bfloat16 would drop three bits of each weight.
+    Norms follow the matrices. float16 widens: the residual stream of the 270M model reaches 1.0e5, above float16's
+    65,504, and bfloat16 would drop three bits of each weight.
     """
     matrices = {tensor.dtype for tensor in source.tensors.values() if len(tensor.shape) == 2}
     return np.dtype(jnp.bfloat16) if matrices == {np.dtype(jnp.bfloat16)} else np.dtype(np.float32)
@@ -160,25 +164,21 @@ def read_parameter(
     source: WeightSource, parts: Iterable[Part], shape: tuple[int, ...], dtype, sharding: Sharding | None
 ) -> jax.Array:
     """A parameter of the model from the tensors that make it up, read and placed for this process's devices only."""
-    whole = tuple(slice(0, size) for size in shape)
-    if sharding is None:
-        places = {None: whole}
-    else:
+    places: dict[jax.Device | None, Bounds] = {None: tuple((0, size) for size in shape)}
+    if sharding is not None:
         indices = sharding.addressable_devices_indices_map(shape)
-        places = {device: tuple(map(_bounds, index, shape)) for device, index in indices.items()}
-    shards = {_key(index): (index, _aligned(tuple(s.stop - s.start for s in index), dtype)) for index in places.values()}
+        places = {device: tuple(map(_bounds, index or (), shape)) for device, index in indices.items()}
+    buffers = {index: _aligned(tuple(stop - start for start, stop in index), dtype) for index in places.values()}
     for part in parts:
-        _fill(source, part, shape, list(shards.values()))
-    arrays = [jax.device_put(shards[_key(index)][1], device) for device, index in places.items()]
+        _fill(source, part, shape, buffers)
+    arrays = [jax.device_put(buffers[index], device) for device, index in places.items()]
     jax.block_until_ready(arrays)  # so that the host holds no more than one parameter
     return arrays[0] if sharding is None else jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
-def _fill(
-    source: WeightSource, part: Part, shape: tuple[int, ...], shards: Iterable[tuple[tuple[slice, ...], np.ndarray]]
-) -> None:
-    """Reads one tensor into every buffer that holds some of it; `shards` are (slices of the parameter, buffer)."""
-    targets = [target for index, buffer in shards if (target := _target(part, index, buffer))]
+def _fill(source: WeightSource, part: Part, shape: tuple[int, ...], buffers: Mapping[Bounds, np.ndarray]) -> None:
+    """Reads one tensor into every buffer that holds some of it; `buffers` are by what they hold of the parameter."""
+    targets = [target for index, buffer in buffers.items() if (target := _target(part, index, buffer))]
     if not targets:
         return
     dims = [shape[d] for d in part.rows + part.cols] + ([] if part.cols else [1])
@@ -196,15 +196,16 @@ def _fill(
                 view[begin - lead.start : end - lead.start] = block[(slice(begin - first, end - first), *rest)]
 
 
-def _target(part: Part, index: tuple[slice, ...], buffer: np.ndarray) -> tuple[list[slice], np.ndarray] | None:
-    """What a buffer with `index` of the parameter holds of a tensor: slices of its dimensions, and the buffer seen so."""
+def _target(part: Part, index: Bounds, buffer: np.ndarray) -> tuple[list[slice], np.ndarray] | None:
+    """What a buffer with `index` of the parameter holds of a tensor: slices of its dimensions, the buffer seen so."""
     if part.at is not None:
         dim, place = part.at
-        if not index[dim].start <= place < index[dim].stop:
+        start, stop = index[dim]
+        if not start <= place < stop:
             return None
-        part = dataclasses.replace(part, at=(dim, place - index[dim].start))
+        part = dataclasses.replace(part, at=(dim, place - start))
     view = part.view(buffer)
-    slices = [index[d] for d in part.rows + part.cols]
+    slices = [slice(*index[d]) for d in part.rows + part.cols]
     return (slices, view) if part.cols else ([*slices, slice(0, 1)], view[:, None])
 
 
@@ -231,9 +232,5 @@ def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
     return raw[offset : offset + size].view(dtype).reshape(shape)
 
 
-def _bounds(index: slice, size: int) -> slice:
-    return slice(*index.indices(size)[:2])
-
-
-def _key(index: tuple[slice, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((s.start, s.stop) for s in index)
+def _bounds(index: slice, size: int) -> tuple[int, int]:
+    return index.indices(size)[:2]
