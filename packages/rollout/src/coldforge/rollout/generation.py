@@ -10,7 +10,7 @@ What happens, in order:
   3. copy that row for each of its n samples;
   4. decode all rows together: logits → token → model, until all rows have ended (one compiled loop, no host in
   between).
-Shapes are rounded up to a few sizes (`_round_up`), so that calls of similar size share their compilation.
+Shapes are rounded up to a few sizes (`_bucket`, `_row_count`), so that calls of similar size share their compilation.
 
 A sample's random numbers depend on the seed, its prompt's tokens, which sample of that prompt it is, and the index of
 the token: not on the order of prompts nor on what else is in the batch.
@@ -133,7 +133,7 @@ def _start(model: Gemma3, prompts: Sequence[Prompt], params: SamplingParams, n: 
     """Checks, prefills, and lays out one row per sample."""
     ids = check_prompts(model, prompts, params, n)
     mesh = model_mesh(model)
-    length = _round_up(max(p.size for p in ids) + params.max_new_tokens, 128)
+    length = _bucket(max(p.size for p in ids) + params.max_new_tokens)
     cache, hidden = _prefill(model, ids, length, mesh)
     rows = _row_count(len(ids) * n, model.dtype, mesh)
     # rows beyond the samples repeat the last prompt, and are done from the start
@@ -161,7 +161,7 @@ def _prefill(model: Gemma3, prompts: list[np.ndarray], length: int, mesh: Mesh |
     """A cache with one row per prompt (rounded up), and the hidden state of each prompt's last token."""
     graph, weights = nnx.split(model)
     longest = max(p.size for p in prompts)
-    width = _round_up(longest, 64) if longest * len(prompts) < 512 else max(512, _round_up(longest, 512))
+    width = _bucket(longest if longest * len(prompts) < 512 else max(512, longest))
     packs = pack_rows([p.size for p in prompts], width)
     per_call = _row_count(min(len(packs), max(1, PREFILL_TOKENS // width)), None, mesh)
     with _mesh_context(mesh):
@@ -219,6 +219,14 @@ def _sample_keys(prompts: list[np.ndarray], seed: int, n: int, rows: int) -> np.
 def _stopped(state: DecodeState) -> Bool[Array, " batch"]:
     last = jnp.take_along_axis(state.tokens, jnp.maximum(state.made - 1, 0)[:, None], axis=1)[:, 0]
     return is_stop(last, state.stop_ids) & (state.made > 0)
+
+
+def _bucket(length: int) -> int:
+    """Lengths that programs are compiled for: 64, 128, 256, 512, 1,024, then multiples of 1,024.
+
+    Slots beyond a row's own cost little: only global layers, every sixth, have them.
+    """
+    return max(64, 1 << (length - 1).bit_length()) if length <= 1024 else _round_up(length, 1024)
 
 
 def _round_up(value: int, multiple: int) -> int:
