@@ -1,14 +1,15 @@
-"""Makes the exports that check_export.py examines: a base, an adapter, the two merged, and the logits of it all.
+r"""Makes the exports that check_export.py examines: a base, an adapter, the two merged, and the logits of it all.
 
 Runs in Coldforge's own environment; check_export.py then runs in one with transformers and PEFT:
 
     python tools/oracles/export.py packages/modeling/tests/data/tiny_kv2 /tmp/export
-    python tools/oracles/check_export.py /tmp/export/ours.npz --merged /tmp/export/merged \\
+    python tools/oracles/check_export.py /tmp/export/ours.npz --merged /tmp/export/merged \
         --base /tmp/export/base --adapter /tmp/export/adapter
 
 MODEL is anything that `load` reads. It is loaded in float32 and given an adapter whose A and B are random and not zero.
-Written are `base` and `merged` (save_hf), `adapter` (save_peft), and `ours.npz`: random `ids` [2, 24] and `logits`, both
-as Coldforge computes them from base and adapter. With `--quantize` the base that is written is what int8 or nf4 left of it.
+Written are `base` and `merged` (save_hf), `adapter` (save_peft), and `ours.npz`: random `ids` [2, 24] and `logits`,
+both as Coldforge computes them from base and adapter. With `--quantize` the base that is written is what int8 or nf4
+left of it.
 """
 
 import argparse
