@@ -9,6 +9,7 @@ import argparse
 import inspect
 import io
 import json
+import runpy
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,12 @@ TRAINING = {
     "minloglevel": 2,
 } | {f"{role}_id": index for index, role in enumerate(("pad", "eos", "bos", "unk"))}
 TRAINING |= {f"{role}_piece": f"<{role}>" for role in ("pad", "eos", "bos", "unk")}
+
+
+@pytest.fixture(scope="session")
+def stratos() -> list[tuple[dict, object]]:
+    """Rows in the format of Bespoke-Stratos-17k, each with what is to become of it; see stratos_recipe.py."""
+    return runpy.run_path(str(Path(__file__).parent / "stratos_recipe.py"))["rows"]()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,31 @@
-"""Text for Gemma3: the tokenizer and the chat template, and the form of replies that show their work.
+"""Text for Gemma3: tokenizer, chat template, and raw rows made into examples that show their work.
 
 Where to read: `tokenizer` turns text into ids and back, and keeps what people wrote apart from what steers the model;
 `chat` is Gemma's template; `vocabulary` reads and writes SentencePiece's model file; `gguf_header` gets the same
-vocabulary out of a GGUF file. `format` is `<reasoning>…</reasoning><answer>…</answer>`.
+vocabulary out of a GGUF file.
+
+`format` is `<reasoning>…</reasoning><answer>…</answer>`; `records` says what travels between the steps that follow;
+`convert` makes examples of rows, for which `answers` finds the final answer in a solution.
 """
 
 from coldforge.data.chat import Message, render_chat
+from coldforge.data.convert import Conversion, convert
 from coldforge.data.format import FormatError, ReasoningFormat, Reply
+from coldforge.data.records import AnswerKind, Example, Refusal, Row
 from coldforge.data.tokenizer import StreamDecoder, Tokenizer
 
-__all__ = ["FormatError", "Message", "ReasoningFormat", "Reply", "StreamDecoder", "Tokenizer", "render_chat"]
+__all__ = [
+    "AnswerKind",
+    "Conversion",
+    "Example",
+    "FormatError",
+    "Message",
+    "ReasoningFormat",
+    "Refusal",
+    "Reply",
+    "Row",
+    "StreamDecoder",
+    "Tokenizer",
+    "convert",
+    "render_chat",
+]

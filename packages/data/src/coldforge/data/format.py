@@ -23,6 +23,14 @@ class FormatError(ValueError):
     """A text does not have the form: what was found and what is wanted."""
 
 
+class EmptySectionError(FormatError):
+    """The reasoning or the answer is empty. `section` is its name."""
+
+    def __init__(self, section: str) -> None:
+        super().__init__(f"the {section} is empty; a reply needs both reasoning and answer.")
+        self.section = section
+
+
 class Reply(NamedTuple):
     """What a reply holds, without tags and without the white space around."""
 
@@ -94,7 +102,7 @@ class ReasoningFormat:
         reasoning, answer = reasoning.strip(), answer.strip()
         for name, text in (("reasoning", reasoning), ("answer", answer)):
             if not text:
-                raise FormatError(f"the {name} is empty; a reply needs both reasoning and answer.")
+                raise EmptySectionError(name)
             if found := [tag for tag in self.tags if tag in text]:
                 raise FormatError(f"the {name} contains {found[0]}, one of the tags that mark the sections of a reply.")
         margin = "\n" if "\n" in answer else ""
@@ -136,7 +144,7 @@ class ReasoningFormat:
         reply = Reply(text[ends[0] : starts[1]].strip(), text[ends[2] : starts[3]].strip())
         for name, section in zip(Reply._fields, reply, strict=True):
             if not section:
-                raise FormatError(f"the {name} is empty; a reply needs both reasoning and answer.")
+                raise EmptySectionError(name)
         return reply
 
     def is_well_formed(self, text: str) -> bool:
