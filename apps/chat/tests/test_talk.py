@@ -155,7 +155,7 @@ def test_notes_say_how_fast_and_whether_it_was_cut_off(
         chat = make()
         chat.answer("Hi", 0.0)
         notes = chat.notes.file.getvalue()  # type: ignore[attr-defined]
-        assert re.search(r"\d tokens?, the first after [\d.]+ s", notes)
+        assert re.search(r"\d tokens?, first after [\d.]+ s", notes)
         assert ("--max-new-tokens" in notes) is cut
 
 
@@ -170,8 +170,8 @@ def test_a_continuation_can_show_what_it_continues(
 
 def test_speed_counts_tokens_behind_the_first() -> None:
     assert speed([0.0]) == "0 tokens"
-    assert speed([1.0, 3.0]) == "1 token, the first after 2.0 s"
-    assert speed([0.0, 2.0, 2.5, 3.0]) == "3 tokens, the first after 2.0 s, then 2.0 a second"
+    assert speed([1.0, 3.0]) == "1 token, first after 2.0 s"
+    assert speed([0.0, 2.0, 2.5, 3.0]) == "3 tokens, first after 2.0 s, then 2.0/s"
 
 
 def test_a_conversation_survives_empty_lines_ctrl_c_and_a_full_context(
@@ -206,4 +206,10 @@ def test_a_larger_vocabulary_than_the_models_is_refused(model: Path) -> None:
 
     with pytest.raises(ValueError, match="262,144 tokens and the model 420"):
         open_model(model, Larger(), "float32")  # type: ignore[arg-type]
-    assert open_model(model, Tokenizer.load(model), "auto").dtype == "bfloat16"
+
+
+def test_auto_is_the_faster_type(model: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_model(model, tokenizer, "auto").dtype == "float32"
+    assert open_model(model, tokenizer, "bfloat16").dtype == "bfloat16"
+    monkeypatch.setattr("jax.default_backend", lambda: "tpu")
+    assert open_model(model, tokenizer, "auto").dtype == "bfloat16"

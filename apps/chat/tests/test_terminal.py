@@ -55,7 +55,7 @@ def terminal(model: Path, command: list[str], environment: dict[str, str]) -> It
 def test_a_conversation(terminal: Terminal) -> None:
     assert "Ctrl-D leaves" in terminal.until("> ")
     terminal.type("Hi there\n")
-    first = terminal.until(r"\d+ tokens, the first after [\d.]+ s")
+    first = terminal.until(r"\d+ tokens, first after [\d.]+ s")
     terminal.until("> ")
     terminal.type("Hi there\n")
     terminal.until(r"\d+ tokens, ")
@@ -63,7 +63,7 @@ def test_a_conversation(terminal: Terminal) -> None:
     terminal.type("/reset\n")
     terminal.until("> ")
     terminal.type("Hi there\n")
-    again = terminal.until(r"\d+ tokens, the first after [\d.]+ s")
+    again = terminal.until(r"\d+ tokens, first after [\d.]+ s")
     assert answer(again) == answer(first) != ""
     terminal.until("> ")
     terminal.type("/quit\n")
