@@ -116,7 +116,11 @@ def test_worked_solutions() -> None:
         ({"messages": []}, "empty-conversation", "there is no message"),
         (chat(" "), "empty-conversation", "the reply is empty"),
         ({"messages": "x"}, "bad-content", "`messages` is of type str; wanted a list"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, "wrong-roles", "message 0 has the role ['user']; known are"),
+        (
+            {"messages": [{"role": ["user"], "content": "x"}]},
+            "wrong-roles",
+            "message 0 has the role ['user']; known are",
+        ),
         (chat(["x"]), "bad-content", "message 1 is of type list; wanted a string"),
         (chat(THOUGHT + SOLUTION, system=3), "bad-content", "the system is of type int"),
         ({"messages": [{"role": "system", "content": "x"}]}, "wrong-roles", "the roles are system only"),

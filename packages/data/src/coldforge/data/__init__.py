@@ -5,7 +5,8 @@ Where to read: `tokenizer` turns text into ids and back, and keeps what people w
 vocabulary out of a GGUF file.
 
 `format` is `<reasoning>…</reasoning><answer>…</answer>`; `records` says what travels between the steps that follow;
-`convert` makes examples of rows, for which `answers` finds the final answer in a solution.
+`convert` makes examples of rows, for which `answers` finds the final answer in a solution; `tokens` encodes examples
+and weighs their tokens.
 """
 
 from coldforge.data.chat import Message, render_chat
@@ -13,6 +14,7 @@ from coldforge.data.convert import Conversion, convert
 from coldforge.data.format import FormatError, ReasoningFormat, Reply
 from coldforge.data.records import AnswerKind, Example, Refusal, Row
 from coldforge.data.tokenizer import StreamDecoder, Tokenizer
+from coldforge.data.tokens import Part, Tokens, loss_weights, tokenize
 
 __all__ = [
     "AnswerKind",
@@ -20,12 +22,16 @@ __all__ = [
     "Example",
     "FormatError",
     "Message",
+    "Part",
     "ReasoningFormat",
     "Refusal",
     "Reply",
     "Row",
     "StreamDecoder",
     "Tokenizer",
+    "Tokens",
     "convert",
+    "loss_weights",
     "render_chat",
+    "tokenize",
 ]
