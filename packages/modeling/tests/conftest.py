@@ -36,8 +36,7 @@ def config() -> Gemma3Config:
 def make_model(config: Gemma3Config) -> Callable[..., Gemma3]:
     """Makes a model with random weights of a seed, norm scales included; keywords change the configuration.
 
-    The numbers come from numpy: `init_model` compiles a program for every seed, which takes seconds, and leaves norms
-    at 0.
+    The numbers come from numpy: `init_model` compiles programs for every configuration, and leaves norms at 0.
     """
 
     def make(seed: int = 0, *, dtype=jnp.float32, mesh=None, kernel="auto", **changes) -> Gemma3:

@@ -84,8 +84,11 @@ def test_logits_are_those_of_one_device(make_model, one_device, sizes):
     np.testing.assert_allclose(np.asarray(logits)[text], np.asarray(one_device[1])[text], atol=1e-4)
 
 
-@pytest.mark.parametrize("quantize", [None, "int8", "nf4"])
-@pytest.mark.parametrize("sizes", [{"fsdp": 8}, {"fsdp": 4, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "quantize"),
+    [({"data": 2, "fsdp": 2, "tensor": 2}, None), ({"fsdp": 4, "tensor": 2}, "int8"), ({"fsdp": 8}, "nf4")],
+    ids=str,
+)
 def test_logits_with_adapters_and_quantised_bases_are_those_of_one_device(make_model, quantize, sizes):
     sharded = tuned(make_model(mesh=make_mesh(**sizes)), quantize=quantize)
     expected = hidden_and_logits(tuned(make_model(), quantize=quantize))[1]
@@ -115,15 +118,16 @@ def test_gradients_of_an_adapter_are_those_of_one_device_and_lie_where_it_lies(m
 
 
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"fsdp": 4, "tensor": 2}], ids=str)
-def test_decoding_on_a_mesh_is_that_of_one_device(make_model, one_device, sizes):
+def test_decoding_on_a_mesh_is_that_of_one_device(make_model, sizes):
+    """As a sampler does it: the cache is born in the compiled prefill, and a step gives it up for the next."""
     mesh = make_mesh(**sizes)
-    model = tuned(make_model(mesh=mesh))
-    expected = hidden_and_logits(tuned(make_model()))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(tuned(make_model(mesh=mesh)))
+    alone = tuned(make_model())
+    expected = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))(nnx.state(alone), jnp.asarray(TOKENS))
 
     @jax.jit
     def start(state, tokens, positions):
-        cache = init_cache(model.config, 8, 32, dtype=jnp.float32)
+        cache = init_cache(alone.config, 8, 32, dtype=jnp.float32)
         return nnx.merge(graph, state)(tokens, positions, cache=cache)
 
     @partial(jax.jit, donate_argnums=1)
@@ -131,22 +135,16 @@ def test_decoding_on_a_mesh_is_that_of_one_device(make_model, one_device, sizes)
         return nnx.merge(graph, state)(tokens, positions, cache=cache)
 
     positions = np.tile(np.arange(SEQ, dtype=np.int32), (8, 1))
-    whole = {}
     with jax.set_mesh(mesh):
-        whole["hidden"], _ = start(state, *on_mesh(mesh, TOKENS, positions))
         hidden, cache = start(state, *on_mesh(mesh, TOKENS[:, :10], positions[:, :10]))
         parts = [hidden]
         for i in range(10, SEQ):
             hidden, cache = step(state, cache, *on_mesh(mesh, TOKENS[:, i : i + 1], positions[:, i : i + 1]))
             parts.append(hidden)
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole["hidden"], atol=1e-4)
-    first = SEGMENTS[:, :1].repeat(SEQ, axis=1) == SEGMENTS  # until its first change a row is one text there too
-    first = np.logical_and.accumulate(first, axis=1) & (SEGMENTS > 0)
-    np.testing.assert_allclose(np.asarray(whole["hidden"])[first], np.asarray(expected[0])[first], atol=1e-4)
-    kv_split = "tensor" if sizes.get("tensor") else None
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-4)
+    rows, heads = (1, 2) if "data" in sizes else (2, 1)
     for store in (*cache.keys, *cache.values):
-        assert store.sharding.is_equivalent_to(named_sharding(("batch", "kv_heads", None, None), store.shape, mesh), 4)
-        assert (store.sharding.spec[1] if len(store.sharding.spec) > 1 else None) == kv_split
+        assert {piece.data.shape[:2] for piece in store.addressable_shards} == {(rows, heads)}
 
 
 def test_initial_weights_do_not_depend_on_the_mesh(config):
@@ -158,8 +156,9 @@ def test_initial_weights_do_not_depend_on_the_mesh(config):
 # --- each its share
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=str)
-@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize(
+    ("sizes", "quantize"), [({"data": 8}, None), ({"fsdp": 8}, "int8"), ({"fsdp": 4, "tensor": 2}, None)], ids=str
+)
 def test_no_device_holds_more_than_its_share(config, sizes, quantize):
     mesh = make_mesh(**sizes)
     model = init_model(config, seed=0, mesh=mesh)
