@@ -5,12 +5,21 @@ Where to read: `tokenizer` turns text into ids and back, and keeps what people w
 vocabulary out of a GGUF file.
 
 `format` is `<reasoning>…</reasoning><answer>…</answer>`; `records` says what travels between the steps that follow;
-`convert` makes examples of rows, for which `answers` finds the final answer in a solution; `tokens` encodes examples
-and weighs their tokens.
+`convert` makes examples of rows, for which `answers` finds the final answer in a solution; `filters` and `duplicates`
+judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens.
 """
 
 from coldforge.data.chat import Message, render_chat
 from coldforge.data.convert import Conversion, convert
+from coldforge.data.duplicates import ExactDuplicates, NearDuplicates
+from coldforge.data.filters import (
+    Decontamination,
+    Filter,
+    code_blocks,
+    long_paragraphs,
+    mixed_language,
+    repetition,
+)
 from coldforge.data.format import FormatError, ReasoningFormat, Reply
 from coldforge.data.records import AnswerKind, Example, Refusal, Row
 from coldforge.data.tokenizer import StreamDecoder, Tokenizer
@@ -19,9 +28,13 @@ from coldforge.data.tokens import Part, Tokens, loss_weights, tokenize
 __all__ = [
     "AnswerKind",
     "Conversion",
+    "Decontamination",
+    "ExactDuplicates",
     "Example",
+    "Filter",
     "FormatError",
     "Message",
+    "NearDuplicates",
     "Part",
     "ReasoningFormat",
     "Refusal",
@@ -30,8 +43,12 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "Tokens",
+    "code_blocks",
     "convert",
+    "long_paragraphs",
     "loss_weights",
+    "mixed_language",
     "render_chat",
+    "repetition",
     "tokenize",
 ]
