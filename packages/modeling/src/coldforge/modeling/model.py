@@ -107,8 +107,10 @@ class Attention(nnx.Module):
         self.kv_einsum = Einsum(
             "btd,dckh->btckh", (d, 2, k, h), ("embed", "kv", "kv_heads", "head_dim"), dtype=dtype, rngs=rngs
         )
+        # Heads are called a: einsum contracts in alphabetical order, and (h, n) would transpose the weight every time
+        # (13 of 118 ms a decode step of 270M on a CPU).
         self.attn_vec_einsum = Einsum(
-            "btnh,nhd->btd", (n, h, d), ("heads", "head_dim", "embed"), contracted=2, dtype=dtype, rngs=rngs
+            "btah,ahd->btd", (n, h, d), ("heads", "head_dim", "embed"), contracted=2, dtype=dtype, rngs=rngs
         )
         self._query_norm = RMSNorm(h, config.norm_eps, axis="head_dim", dtype=dtype, rngs=rngs)
         self._key_norm = RMSNorm(h, config.norm_eps, axis="head_dim", dtype=dtype, rngs=rngs)

@@ -163,7 +163,8 @@ def _prefill(model: Gemma3, prompts: list[np.ndarray], length: int, mesh: Mesh |
     longest = max(p.size for p in prompts)
     width = _bucket(longest if longest * len(prompts) < 512 else max(512, longest))
     packs = pack_rows([p.size for p in prompts], width)
-    per_call = _row_count(min(len(packs), max(1, PREFILL_TOKENS // width)), None, mesh)
+    calls = -(-len(packs) // max(1, PREFILL_TOKENS // width))
+    per_call = _row_count(-(-len(packs) // calls), None, mesh)  # calls of equal size: one compilation, little padding
     with _mesh_context(mesh):
         rows = _row_count(_round_up(len(prompts), 8) if len(prompts) > 1 else 1, None, mesh)
         cache, hidden = _empty(graph, weights, rows=rows, length=length)
