@@ -14,7 +14,7 @@ import pytest
 from coldforge.apps.chat import main as chat
 from coldforge.apps.chat import talk
 from coldforge.data import Tokenizer
-from coldforge.modeling import load
+from coldforge.modeling import load, save_checkpoint
 from coldforge.rollout import SamplingParams, generate
 
 HERE = Path(__file__).parent.parent
@@ -57,6 +57,17 @@ def test_one_answer_in_a_chat(model: Path, run: Run) -> None:
 def test_one_continuation(model: Path, run: Run) -> None:
     wanted = expected(model, Tokenizer.load(model).encode(" wrap\n", add_bos=True), 12)
     assert run("--model", str(model), *GREEDY, "--mode", "raw", stdin=b" wrap\n\n") == (0, wanted, "")
+
+
+def test_a_checkpoint_takes_its_tokenizer_from_beside_or_elsewhere(model: Path, tmp_path: Path, run: Run) -> None:
+    saved = tmp_path / "checkpoint"
+    save_checkpoint(load(model, dtype="float32"), saved)
+    wanted = expected(model, Tokenizer.load(model).encode("wrap", add_bos=True), 12)
+    arguments = ["wrap", "--mode", "raw", "--model", str(saved), *GREEDY]
+    assert run(*arguments)[0] == 2
+    assert run(*arguments, "--tokenizer", str(model)) == (0, wanted, "")
+    Tokenizer.load(model).save(saved / "tokenizer.model")
+    assert run(*arguments) == (0, wanted, "")
 
 
 def test_auto_continues_with_embedded_weights(model: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

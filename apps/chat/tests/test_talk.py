@@ -128,6 +128,17 @@ def test_text_is_written_as_it_is_but_for_what_moves_a_terminal(
     assert capsys.readouterr().out == re.sub("[\x1b\x07\r\x9b]", "\N{REPLACEMENT CHARACTER}", text)
 
 
+def test_a_second_ctrl_c_does_not_wait_for_a_token() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with talk.ctrl_c() as pressed:
+        assert not pressed
+        signal.raise_signal(signal.SIGINT)
+        assert pressed
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.parametrize("said", ["", "a part"])
 def test_an_interrupted_answer_is_kept_as_far_as_it_came(
     said: str, make: Callable[..., Talk], script: Script, tokenizer: Tokenizer
