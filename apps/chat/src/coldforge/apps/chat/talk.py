@@ -33,7 +33,7 @@ def open_model(path: Path, tokenizer: Tokenizer, dtype: str) -> Gemma3:
         FileNotFoundError: As `coldforge.modeling.load`.
     """
     if dtype == "auto":
-        # On a CPU one answer of the 270M took 131 ms of CPU time a token in float32 and 148 in bfloat16 (medians of four
+        # On a CPU one answer of the 270M took 131 ms of CPU time a token in float32 and 148 in bfloat16 (medians of 4
         # runs in turn on a busy machine): XLA multiplies bfloat16 well in rows of eight only, so rollout pads to these.
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model = load(path, dtype=dtype)
