@@ -213,11 +213,48 @@ def test_what_is_refused_is_refused_inside_a_nested_config_too(small):
         from_hf({"model_type": "gemma3", "text_config": small, "tie_word_embeddings": False})
 
 
+def test_a_nested_config_must_be_there_and_of_gemma3(small):
+    for text in ({}, {"text_config": None}, {"text_config": "gemma3_text"}):
+        with pytest.raises(ConfigError, match="no text_config"):
+            from_hf({"model_type": "gemma3"} | text)
+    with pytest.raises(ConfigError, match="text_config is of architecture 'gemma2'"):
+        from_hf({"model_type": "gemma3", "text_config": small | {"model_type": "gemma2"}})
+
+
+def test_null_is_as_good_as_left_out(small):
+    nulls = dict.fromkeys(("query_pre_attn_scalar", "head_dim", "rms_norm_eps", "vocab_size"))
+    left_out = {name: value for name, value in small.items() if name not in nulls}
+    assert from_hf(small | nulls) == from_hf(left_out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a positive number, got 0"),
+        ({"query_pre_attn_scalar": "256"}, "query_pre_attn_scalar must be a positive number, got '256'"),
+        ({"num_attention_heads": "4"}, "num_heads must be a positive integer, got '4'"),
+        ({"rope_theta": None}, "rope theta of global layers must be a positive number, got None"),
+        ({"rope_local_base_freq": -1}, "rope theta of local layers must be a positive number, got -1"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope factor of global layers must be a positive"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "'linear' with factor None"),
+        ({"rope_scaling": {"factor": 8.0}}, "'default' with factor 8.0"),
+        ({"sliding_window_pattern": 0}, "sliding_window_pattern must be a positive integer, got 0"),
+        ({"sliding_window_pattern": None}, "sliding_window_pattern must be a positive integer, got None"),
+    ],
+)
+def test_broken_numbers_are_refused_by_name(small, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        from_hf(hub_style(small) | changes)
+
+
 def test_paths_without_a_readable_config(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json at .*wanted a Hugging Face model directory"):
         from_hf(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gemma3_t')
     with pytest.raises(ConfigError, match="not valid JSON"):
+        from_hf(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="holds a list; wanted a JSON object"):
         from_hf(tmp_path)
 
 

@@ -172,10 +172,12 @@ def from_hf(config: Mapping[str, Any] | str | Path) -> Gemma3Config:
             f"config is of architecture {model_type!r} ({config.get('architectures')}); "
             "wanted model_type 'gemma3_text', or 'gemma3' with a text_config"
         )
-    outer, text = config, config.get("text_config", config)
-    if model_type == "gemma3" and "text_config" not in config:
+    text = config if model_type == "gemma3_text" else config.get("text_config")
+    if not isinstance(text, Mapping):
         raise ConfigError("config of model_type 'gemma3' has no text_config: is it complete?")
-    if outer.get("tie_word_embeddings") is False:
+    if text.get("model_type", "gemma3_text") != "gemma3_text":
+        raise ConfigError(f"text_config is of architecture {text['model_type']!r}; wanted 'gemma3_text'")
+    if config.get("tie_word_embeddings") is False:
         raise ConfigError(
             "tie_word_embeddings is False; Gemma3's head is its embedding, an untied head is not implemented"
         )
@@ -183,7 +185,7 @@ def from_hf(config: Mapping[str, Any] | str | Path) -> Gemma3Config:
         if text.get(name) not in accepted:
             raise ConfigError(f"{name} is {text[name]!r}; implemented is {accepted[0]!r}")
 
-    field = {name: text.get(name, default) for name, default in _HF_DEFAULTS.items()}
+    field = {name: default if text.get(name) is None else text[name] for name, default in _HF_DEFAULTS.items()}
     local_theta, global_theta, factor = _hf_rope(text)
     return Gemma3Config(
         vocab_size=field["vocab_size"],
@@ -195,7 +197,7 @@ def from_hf(config: Mapping[str, Any] | str | Path) -> Gemma3Config:
         layer_types=_hf_layer_types(text, field["num_hidden_layers"]),
         sliding_window=field["sliding_window"],
         max_seq_len=field["max_position_embeddings"],
-        query_scale=float(field["query_pre_attn_scalar"]) ** -0.5,
+        query_scale=_positive("query_pre_attn_scalar", field["query_pre_attn_scalar"]) ** -0.5,
         local_rope_theta=local_theta,
         global_rope_theta=global_theta,
         global_rope_factor=factor,
@@ -293,9 +295,18 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no config.json at {path}: wanted a Hugging Face model directory")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{path} holds a {type(config).__name__}; wanted a JSON object")
+    return config
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ConfigError(f"{name} must be a positive number, got {value!r}")
+    return float(value)
 
 
 def _hf_rope(text: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -316,14 +327,25 @@ def _hf_rope(text: Mapping[str, Any]) -> tuple[float, float, float]:
             f"rope type is {kind!r} on global and {local.get('rope_type', 'default')!r} on local layers; "
             "implemented are 'default' and 'linear' on global layers, 'default' on local ones"
         )
-    factor = float(scaling.get("factor", 1.0)) if kind == "linear" else 1.0
-    return float(local.get("rope_theta", 10_000.0)), float(scaling.get("rope_theta", 1_000_000.0)), factor
+    factor = scaling.get("factor")
+    if (factor is None) != (kind == "default"):
+        raise ConfigError(
+            f"rope type on global layers is {kind!r} with factor {factor!r}; wanted 'linear' with a factor"
+        )
+    return (
+        _positive("rope theta of local layers", local.get("rope_theta", 10_000.0)),
+        _positive("rope theta of global layers", scaling.get("rope_theta", 1_000_000.0)),
+        1.0 if factor is None else _positive("rope factor of global layers", factor),
+    )
 
 
 def _hf_layer_types(text: Mapping[str, Any], num_layers: int) -> tuple[LayerType, ...]:
     listed: Sequence[str] | None = text.get("layer_types")
     if listed is None:
-        return layer_pattern(num_layers, text.get("sliding_window_pattern", text.get("_sliding_window_pattern", 6)))
+        every = text.get("sliding_window_pattern", text.get("_sliding_window_pattern", 6))
+        if not isinstance(every, int) or every < 1:
+            raise ConfigError(f"sliding_window_pattern must be a positive integer, got {every!r}")
+        return layer_pattern(num_layers, every)
     names: Mapping[str, LayerType] = {"full_attention": "global", "sliding_attention": "local"}
     if len(listed) != num_layers or set(listed) - set(names):
         raise ConfigError(
