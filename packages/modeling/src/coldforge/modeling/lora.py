@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import qwix
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -127,14 +126,16 @@ def _projections(model: Gemma3) -> list[str]:
     return [path for path in paths if path.rsplit("/", 1)[-1] in TARGETS]
 
 
-def _rules(model: Gemma3, config: LoraConfig) -> list[qwix.QuantizationRule]:
-    """A LoRA rule per target module, a plain quantisation rule for the other projections."""
+def _rules(model: Gemma3, config: LoraConfig) -> list[Any]:
+    """Rules for qwix: one for LoRA per target module, a plain one for quantising each of the other projections."""
+    import qwix  # 0.3 s: not for those who only load a model
+
     paths = _projections(model)
     targeted = {p for p in paths for t in config.targets if re.fullmatch(t, p) or re.fullmatch(t, p.rsplit("/", 1)[-1])}
     for target in config.targets:
         if not any(re.fullmatch(target, p) or re.fullmatch(target, p.rsplit("/", 1)[-1]) for p in paths):
             raise ValueError(f"LoRA target {target!r} matches no module; there are {', '.join(TARGETS)} in each layer")
-    rules: list[qwix.QuantizationRule] = []
+    rules: list[Any] = []
     for path in paths:
         module = _module(model, path)
         kind: dict = {}
@@ -165,8 +166,10 @@ def _nf4_tile(contracted: tuple[int, ...]) -> int:
     return math.gcd(contracted[-1], max(1, NF4_TILE // math.prod(contracted[:-1])))
 
 
-def _trace(model: Gemma3, rules: list[qwix.QuantizationRule]) -> Gemma3:
+def _trace(model: Gemma3, rules: list[Any]) -> Gemma3:
     """The model as qwix makes it, with shapes in place of values."""
+    import qwix
+
     graph, state = nnx.split(model)
 
     def apply(state):
@@ -205,6 +208,8 @@ def _quantise(weight: jax.Array, abstract, mesh: Mesh | None) -> dict[str, nnx.V
 
 @functools.cache
 def _quantiser(qtype, channelwise_axes, tiled_axes, shardings):
+    import qwix
+
     def quantise(weight):
         q = qwix.quantize(weight, qtype, channelwise_axes=channelwise_axes, tiled_axes=dict(tiled_axes))
         return q.qvalue, q.scale

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
 from flax import nnx
 from jax.experimental import multihost_utils
 
@@ -73,7 +72,12 @@ def tensor_specs(model: Gemma3, dtype: np.dtype) -> Specs:
 def merged(module: nnx.Module, name: str, scale: float) -> jax.Array:
     """The parameter `name` of a module with its adapter added: `W + scale A B`, in float32 where there is one."""
     weight = getattr(module, name)
-    weight = weight.get_value() if isinstance(weight, nnx.Variable) else qwix.dequantize(weight.array)
+    if isinstance(weight, nnx.Variable):
+        weight = weight.get_value()
+    else:
+        import qwix  # 0.3 s: not for those who only load a model
+
+        weight = qwix.dequantize(weight.array)
     if not isinstance(module, Einsum | Linear) or not hasattr(module, name + "_lora_a"):
         return weight
     a, b = (getattr(module, name + suffix).get_value() for suffix in ("_lora_a", "_lora_b"))
