@@ -232,7 +232,6 @@ def test_null_is_as_good_as_left_out(small):
     [
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a positive number, got 0"),
         ({"query_pre_attn_scalar": "256"}, "query_pre_attn_scalar must be a positive number, got '256'"),
-        ({"num_attention_heads": "4"}, "num_heads must be a positive integer, got '4'"),
         ({"rope_theta": None}, "rope theta of global layers must be a positive number, got None"),
         ({"rope_local_base_freq": -1}, "rope theta of local layers must be a positive number, got -1"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope factor of global layers must be a positive"),
