@@ -113,7 +113,7 @@ def test_quantised_weights_are_off_by_half_a_step(model, quantize, bound):
 
 
 def test_nf4_has_a_scale_for_64_weights(make_model):
-    tuned = adapted(make_model(embed_dim=128, mlp_dim=192), quantize="nf4")
+    tuned = adapted(make_model(embed_dim=128, mlp_dim=192, head_dim=64), quantize="nf4")
     for name, variable in flat(nnx.state(tuned)).items():
         if name.endswith("array.scale"):
             values = flat(nnx.state(tuned))[name.removesuffix("scale") + "qvalue"]
