@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
@@ -13,6 +14,7 @@ from coldforge.modeling import (
     LoraConfig,
     WeightsError,
     add_lora,
+    checkpoint,
     load,
     lora_state,
     make_mesh,
@@ -79,6 +81,27 @@ def test_dtype_is_the_bases(saved, kind):
             assert dtype == {"int8": jnp.int8, "nf4": jnp.uint4}[kind], path
         else:
             assert dtype == jnp.bfloat16, path
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")  # Orbax's word to whoever restores without a model
+def test_it_is_a_checkpoint_of_orbax(saved, values):
+    """What Orbax restores by itself is what the model holds."""
+    model, path = saved["lora"]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restored = checkpointer.restore(path / "weights", args=ocp.args.PyTreeRestore())
+    wanted = {".".join(map(str, name)): array for name, array in values(model).items()}
+    assert restored.keys() == wanted.keys()
+    assert all(np.array_equal(restored[name], array) for name, array in wanted.items())
+
+
+@pytest.mark.parametrize("sizes", [None, {"fsdp": 4, "tensor": 2}], ids=["one", "split"])
+def test_arrays_of_several_chunks(saved, tmp_path, monkeypatch, sizes, assert_same):
+    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 700)
+    model, _ = saved["lora"]
+    save_checkpoint(model, tmp_path / "chunks")
+    array = checkpoint.CheckpointSource(tmp_path / "chunks").arrays["embedder.input_embedding"]
+    assert array.chunk_layout.read_chunk.shape[0] < 384 / 8
+    assert_same(load(tmp_path / "chunks", mesh=sizes and make_mesh(**sizes)), model)
 
 
 def test_a_loaded_adapter_can_be_trained_and_exchanged(saved):
@@ -151,5 +174,13 @@ def test_a_damaged_description_is_refused(damaged, text):
 def test_missing_weights_are_refused(damaged):
     path = damaged()
     shutil.rmtree(path / "weights")
-    with pytest.raises(WeightsError, match="is not a complete Orbax checkpoint"):
+    with pytest.raises(WeightsError, match="is not a complete checkpoint of Orbax: it holds no arrays"):
+        load(path)
+
+
+def test_damaged_weights_are_refused(damaged):
+    path = damaged()
+    largest = max((path / "weights").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else -1)
+    largest.write_bytes(largest.read_bytes()[:-20_000])
+    with pytest.raises(WeightsError, match=r"is damaged|is not a complete checkpoint"):
         load(path)

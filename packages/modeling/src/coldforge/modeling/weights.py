@@ -1,16 +1,17 @@
 """From tensors that lie somewhere to a model on its devices: check all names and shapes, then read block by block.
 
-A `WeightSource` (a Hugging Face directory, a GGUF file) says which tensors it holds and reads rows of them. `build`
-makes the model: it compares the source with what the config needs and refuses with one list of everything that is
-wrong; then, parameter by parameter, it makes the buffers that this process's devices need, fills them from blocks of a
-few megabytes (transposing and casting on the way) and hands them over. On CPU JAX takes over such a buffer without a
-copy, since it is aligned; so loading peaks at the weights themselves plus one block. On an accelerator the host holds
-one parameter's share at a time. A slice that several devices of a process hold is read once.
+A `WeightSource` (a Hugging Face directory, a GGUF file, a checkpoint) says which tensors it holds and reads rows of
+them. `build` makes the model: it compares the source with what the config needs and refuses with one list of
+everything that is wrong; then, parameter by parameter, it makes the buffers that this process's devices need, fills
+them from blocks of a few megabytes (transposing and casting on the way) and hands them over. On CPU JAX takes over
+such a buffer without a copy, since it is aligned; so loading peaks at the weights themselves plus one block. On an
+accelerator the host holds one parameter's share at a time. A slice that several devices of a process hold is read
+once.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -18,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, Sharding
+from jax.typing import DTypeLike
 
 from coldforge.modeling.attention import Kernel
 from coldforge.modeling.config import Gemma3Config
 from coldforge.modeling.init import abstract_model, variable_sharding
-from coldforge.modeling.layout import Part, parameters
+from coldforge.modeling.layout import Part, Path, parameters
 from coldforge.modeling.model import Gemma3
 
 BLOCK_ELEMENTS = 1 << 20  # read at a time: 4 MB in float32
@@ -116,12 +118,29 @@ def build(source: WeightSource, config: Gemma3Config, *, dtype, mesh: Mesh | Non
     layout = parameters(config)
     check(source, {part.name: part.shape(variables[path].shape) for path, parts in layout.items() for part in parts})
     dtype = stored_dtype(source) if dtype is None else dtype
-    for path, parts in layout.items():
-        sharding = None if mesh is None else variable_sharding(variables[path], mesh)
-        array = read_parameter(source, parts, variables[path].shape, dtype, sharding)
-        variables[path] = variables[path].replace(array)
-    nnx.update(model, nnx.from_flat_state(variables))
+    read_model(model, source, layout, lambda *_: dtype, mesh)
     return model
+
+
+def read_model(
+    model: Gemma3,
+    source: WeightSource,
+    layout: Mapping[Path, tuple[Part, ...]],
+    dtype_of: Callable[[str, nnx.Variable], DTypeLike],
+    mesh: Mesh | None,
+) -> None:
+    """Replaces the shapes in an abstract model by arrays from a source that has been checked.
+
+    `layout` names the tensors of each parameter; `dtype_of` says, from the first one's name and the parameter, in what
+    type it is to be.
+    """
+    variables = dict(nnx.to_flat_state(nnx.state(model)))
+    for path, parts in layout.items():
+        variable = variables[path]
+        sharding = None if mesh is None else variable_sharding(variable, mesh)
+        array = read_parameter(source, parts, variable.shape, dtype_of(parts[0].name, variable), sharding)
+        variables[path] = variable.replace(array)
+    nnx.update(model, nnx.from_flat_state(variables))
 
 
 def check(source: WeightSource, wanted: Mapping[str, tuple[int, ...]]) -> None:
