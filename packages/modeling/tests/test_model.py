@@ -243,6 +243,8 @@ def test_the_seed_decides_the_weights(config):
     first, again, other = (jax.tree.leaves(nnx.state(init_model(config, seed=s))) for s in (0, 0, 1))
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
+    kernels = [layer.mlp.up_proj.kernel[...] for layer in init_model(config, seed=0).layers]
+    assert not np.array_equal(kernels[0], kernels[2])
 
 
 def test_initial_hidden_states_and_logits_are_neither_tiny_nor_huge(config, run):
