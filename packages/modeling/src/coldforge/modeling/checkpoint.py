@@ -3,7 +3,7 @@
     PATH/coldforge.json    config of the model and of its adapter, and the version of this format
     PATH/weights/          an Orbax PyTree checkpoint: parameter path (`layers.0.attn.q_einsum.w`) → array
 
-Every process writes its own shards, in chunks of 16 MB. The directory appears when it is complete. Orbax writes;
+Every process writes its own shards, in chunks of 4 MB. The directory appears when it is complete. Orbax writes;
 reading goes through tensorstore, on which Orbax stands, chunk by chunk into the arrays' final buffers like every other
 source of weights: Orbax's own restore holds what it restores twice on a CPU, which is 1.75 times the 270M model's
 weights, and 2.2 times if they are cast. Optimizer state and steps belong to the training package.
@@ -34,7 +34,7 @@ from coldforge.modeling.weights import Tensor, WeightsError, check, read_model
 MARKER = "coldforge.json"
 VERSION = 1
 WEIGHTS = "weights"
-CHUNK_BYTES = 16_000_000  # a chunk is read and decompressed as a whole
+CHUNK_BYTES = 4_000_000  # a chunk is read and decompressed as a whole
 
 
 def save_checkpoint(model: Gemma3, path: str | PathLike) -> None:
