@@ -77,7 +77,7 @@ def mathematics(draw, serial):
     question, boxed, answer, kind = draw.choice(forms)
     early = draw.choice(["", f"First, \\boxed{{{a - 1}}} is too small.\n\n"])
     solution = f"{early}We add up what {name} has, step by step.\n\n**Final answer**\n\\[\n\\boxed{{{boxed}}}\n\\]"
-    steps = draw.choice([2, 5, 12, 40])
+    steps = draw.choice([2, 5, 12, 40, 200])
     return BOX + question, reply(thought(draw, question, steps), solution), (answer or boxed, kind)
 
 

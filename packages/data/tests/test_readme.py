@@ -1,16 +1,34 @@
-"""The README's example runs as it stands there."""
+"""The README's examples run as they stand there."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
-def test_the_example_runs(
+
+def test_the_tokenizers_example_runs(
     model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     monkeypatch.chdir(model_path.parent)
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(EXAMPLES[0], "README.md", "exec"), {})
     assert capsys.readouterr().out == "It is 4 🙂\n"
+
+
+def test_the_rows_example_runs(
+    model_path: Path, stratos: list[tuple[dict, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(model_path.read_bytes())
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(columns) + "\n" for columns, _ in stratos))
+    names: dict = {}
+    exec(compile(EXAMPLES[1], "README.md", "exec"), names)
+    account = names["audit"].sources["rows.jsonl"]
+    refused = [outcome for _, outcome in stratos if isinstance(outcome, str)]
+    assert account.rows == len(stratos)
+    assert sorted(account.dropped.elements()) == sorted(refused)
+    assert set(names["weights"].tolist()) == {0.0, 1.0, 2.0}
+    assert "rows.jsonl" in (tmp_path / "audit.html").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from coldforge.data import Tokenizer, render_chat
+from coldforge.data import AnswerKind, Example, ReasoningFormat, Tokenizer, render_chat, tokenize
 from coldforge.data.gguf_header import read_metadata
 from coldforge.data.vocabulary import Vocabulary, from_gguf_metadata
 
@@ -138,3 +138,15 @@ def test_a_saved_vocabulary_is_the_same(gemma: Tokenizer, tmp_path: Path) -> Non
     again = Tokenizer.load(tmp_path)
     assert again.fingerprint == gemma.fingerprint
     assert again.encode(HI) == gemma.encode(HI)
+
+
+@pytest.mark.parametrize("answer", ["12", "\\frac{1}{2}", "```python\nprint(1)\n```", " ▁ é 🙂"])
+def test_the_parts_of_an_example_make_up_the_whole(gemma: Tokenizer, answer: str) -> None:
+    form = ReasoningFormat()
+    for reasoning in ("Let me see.\n\nWait.", "x = 1\n", "让我想想。", "<start_of_turn>", "a\n\n\n\n", "</b>\t\t>"):
+        example = Example("s", 0, "What?", reasoning, answer, AnswerKind.TEXT)
+        tokens = tokenize(example, gemma, form)
+        whole = gemma.encode_chat(example.messages(form), add_generation_prompt=False)
+        assert tokens.ids.tolist() == whole[:-1]
+        assert tokens.ids[-1] == gemma.end_of_turn_id
+        assert gemma.decode(tokens.ids[tokens.parts == 2]).startswith("<answer>")

@@ -5,10 +5,13 @@ Where to read: `tokenizer` turns text into ids and back, and keeps what people w
 vocabulary out of a GGUF file.
 
 `format` is `<reasoning>…</reasoning><answer>…</answer>`; `records` says what travels between the steps that follow;
-`convert` makes examples of rows, for which `answers` finds the final answer in a solution; `filters` and `duplicates`
-judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens.
+`sources` reads rows; `convert` makes examples of them, for which `answers` finds the final answer in a solution;
+`filters` and `duplicates` judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens;
+`audit` counts what became of the rows, and `audit_page` shows it.
 """
 
+from coldforge.data.audit import Audit, Sample, SourceAudit
+from coldforge.data.audit_page import audit_page
 from coldforge.data.chat import Message, render_chat
 from coldforge.data.convert import Conversion, convert
 from coldforge.data.duplicates import ExactDuplicates, NearDuplicates
@@ -22,11 +25,13 @@ from coldforge.data.filters import (
 )
 from coldforge.data.format import FormatError, ReasoningFormat, Reply
 from coldforge.data.records import AnswerKind, Example, Refusal, Row
+from coldforge.data.sources import read_rows
 from coldforge.data.tokenizer import StreamDecoder, Tokenizer
 from coldforge.data.tokens import Part, Tokens, loss_weights, tokenize
 
 __all__ = [
     "AnswerKind",
+    "Audit",
     "Conversion",
     "Decontamination",
     "ExactDuplicates",
@@ -40,14 +45,18 @@ __all__ = [
     "Refusal",
     "Reply",
     "Row",
+    "Sample",
+    "SourceAudit",
     "StreamDecoder",
     "Tokenizer",
     "Tokens",
+    "audit_page",
     "code_blocks",
     "convert",
     "long_paragraphs",
     "loss_weights",
     "mixed_language",
+    "read_rows",
     "render_chat",
     "repetition",
     "tokenize",

@@ -1,0 +1,168 @@
+"""What became of the rows of each source: an account that people read and that adds up.
+
+`Audit` counts as rows are judged: `keep` or `drop` for each. It holds counts and a few samples, never the rows, so its
+memory does not grow with them; parts made by several processes are put together by `merge`, and `to_dict` and
+`from_dict` carry it through JSON. `audit_page` shows it. Left out: a table for the terminal, which is an app's.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from coldforge.data.records import Example, Refusal, Row
+
+LENGTH_LIMITS = (1024, 2048, 4096, 8192, 16384, 32768)
+SAMPLES = 3
+_SAMPLE_CHARACTERS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row that was dropped: its position, what was wrong, and the beginning of its text."""
+
+    index: int
+    detail: str
+    text: str
+
+
+@dataclass(slots=True)
+class SourceAudit:
+    """One source's account. `rows == kept + dropped.total()`.
+
+    Attributes:
+        kept: How many rows are used.
+        dropped: Reason → how many rows.
+        kinds: Answer kind → how many of the kept rows.
+        lengths: Tokens → how many rows: of all that were tokenized, also those that were then dropped as too long.
+        samples: Reason → up to `SAMPLES` rows, each as likely as any other.
+    """
+
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    lengths: Counter[int] = field(default_factory=Counter)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there were."""
+        return self.kept + self.dropped.total()
+
+    def percentile(self, percent: float) -> int | None:
+        """Returns the least length that this share of the tokenized rows does not exceed; None if there are none.
+
+        >>> SourceAudit(lengths=Counter({10: 1, 20: 2, 90: 1})).percentile(50)
+        20
+
+        Raises:
+            ValueError: `percent` is not above 0 and at most 100.
+        """
+        if not 0 < percent <= 100:
+            raise ValueError(f"percent is {percent}; wanted above 0 and at most 100.")
+        seen, wanted = 0, percent / 100 * self.lengths.total()
+        for length in sorted(self.lengths):
+            seen += self.lengths[length]
+            if seen >= wanted:
+                return length
+        return None
+
+    def share_up_to(self, tokens: int) -> float | None:
+        """Returns the share of the tokenized rows that have at most so many tokens; None if there are none."""
+        total = self.lengths.total()
+        return sum(count for length, count in self.lengths.items() if length <= tokens) / total if total else None
+
+
+class Audit:
+    """The account of several sources, in the order in which they came.
+
+    Attributes:
+        sources: Source → its account.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        """Begins with nothing counted. `seed` decides which rows become samples."""
+        self.sources: dict[str, SourceAudit] = {}
+        self._draw = random.Random(seed)  # noqa: S311 (samples for people to read)
+
+    def keep(self, example: Example, tokens: int | None = None) -> None:
+        """Counts a row that is used, with its length in tokens if it is known."""
+        account = self.sources.setdefault(example.source, SourceAudit())
+        account.kept += 1
+        account.kinds[example.kind] += 1
+        if tokens is not None:
+            account.lengths[tokens] += 1
+
+    def drop(self, row: Row, refusal: Refusal, tokens: int | None = None) -> None:
+        """Counts a row that is not used, and why; with its length if it was tokenized."""
+        account = self.sources.setdefault(row.source, SourceAudit())
+        account.dropped[refusal.reason] += 1
+        if tokens is not None:
+            account.lengths[tokens] += 1
+        samples = account.samples.setdefault(refusal.reason, [])
+        # Reservoir sampling: the n-th row replaces one of k samples with probability k / n.
+        place = len(samples) if len(samples) < SAMPLES else self._draw.randrange(account.dropped[refusal.reason])
+        if place < SAMPLES:
+            sample = Sample(row.index, refusal.detail, _excerpt(row))
+            samples[place : place + 1] = [sample]
+
+    def merge(self, other: "Audit") -> None:
+        """Adds what another audit counted. Samples of both have equal chances by row."""
+        for name, theirs in other.sources.items():
+            ours = self.sources.setdefault(name, SourceAudit())
+            for reason, samples in theirs.samples.items():
+                mine = ours.samples.get(reason, [])
+                weights = [ours.dropped[reason], theirs.dropped[reason]]
+                ours.samples[reason] = self._drawn([list(mine), list(samples)], weights)
+            ours.kept += theirs.kept
+            ours.dropped.update(theirs.dropped)
+            ours.kinds.update(theirs.kinds)
+            ours.lengths.update(theirs.lengths)
+
+    def _drawn(self, pools: list[list[Sample]], rows: list[int]) -> list[Sample]:
+        drawn: list[Sample] = []
+        while len(drawn) < SAMPLES and any(pools):
+            chosen = self._draw.choices((0, 1), [rows[i] if pools[i] else 0 for i in (0, 1)])[0]
+            drawn.append(pools[chosen].pop(self._draw.randrange(len(pools[chosen]))))
+            rows[chosen] -= 1
+        return drawn
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the account as what JSON can hold."""
+        return {
+            name: {
+                "kept": account.kept,
+                "dropped": dict(account.dropped),
+                "kinds": dict(account.kinds),
+                "lengths": {str(length): count for length, count in sorted(account.lengths.items())},
+                "samples": {
+                    reason: [{"index": one.index, "detail": one.detail, "text": one.text} for one in samples]
+                    for reason, samples in account.samples.items()
+                },
+            }
+            for name, account in self.sources.items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, seed: int = 0) -> Self:
+        """Makes an audit again of what `to_dict` gave.
+
+        Raises:
+            KeyError: A part is missing.
+        """
+        audit = cls(seed=seed)
+        for name, account in data.items():
+            audit.sources[name] = SourceAudit(
+                kept=account["kept"],
+                dropped=Counter(account["dropped"]),
+                kinds=Counter(account["kinds"]),
+                lengths=Counter({int(length): count for length, count in account["lengths"].items()}),
+                samples={reason: [Sample(**one) for one in samples] for reason, samples in account["samples"].items()},
+            )
+        return audit
+
+
+def _excerpt(row: Row) -> str:
+    """Returns the beginning of a row's text, or "" for a row that could not be read."""
+    return "" if isinstance(row.data, Refusal) else repr(dict(row.data))[:_SAMPLE_CHARACTERS]

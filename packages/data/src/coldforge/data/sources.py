@@ -1,0 +1,297 @@
+"""Where rows come from: files, the Hugging Face hub, and two packages that carry worked problems.
+
+`read_rows` takes what a person would write, a path or a hub name; below it stand `read_files` and `read_hub`.
+`gsm_symbolic` and `champ` are real problems that can be had without any download but the package's own.
+
+Everything streams: a file is read as its rows are asked for. A line that cannot be read is a row with a refusal, so
+that it is counted and named; a file that cannot be read any further is an error, since what it held is lost. Left out:
+writing; remote paths; shuffling.
+
+| what | needs |
+|---|---|
+| .jsonl, .json, also .gz | – |
+| .parquet, .arrow | the extra [arrow] |
+| a hub name | the extra [hub] |
+| `gsm_symbolic` | the extra [reasoning-gym] |
+| `champ` | the extra [champ] |
+"""
+
+import codecs
+import gzip
+import importlib
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+from coldforge.data.answers import numeric_value
+from coldforge.data.records import Refusal, Row
+
+BESPOKE_STRATOS = "bespokelabs/Bespoke-Stratos-17k"
+CHAMP_PLAIN_PROMPTS = ("0-Shot", "5-Shot")  # "No C w/o H" holds the very traces of "0-Shot"
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_BATCH = 256  # rows of a parquet file in memory at a time: some 5 MB of Bespoke-Stratos
+_PIECE = 1 << 20  # characters of a JSON array read at a time
+_LAST_NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
+
+
+def read_rows(where: str | Path, *, split: str = "train") -> Iterator[Row]:
+    """Reads rows from a path, if there is something, or else from the hub.
+
+    Args:
+        where: A file, a directory, or a hub name such as `BESPOKE_STRATOS`.
+        split: The split of a hub's data set. Files have none.
+
+    Raises:
+        FileNotFoundError: There is no such path, and it is no hub name either.
+        Others: As `read_files` and `read_hub`.
+    """
+    if Path(where).exists():
+        return read_files(where)
+    if isinstance(where, str) and _HUB_NAME.fullmatch(where):
+        return read_hub(where, split=split)
+    raise FileNotFoundError(f"There is no {where}, and it is no name on the hub; wanted a path or owner/name.")
+
+
+def read_files(path: str | Path) -> Iterator[Row]:
+    """Reads the rows of a file, or of all files of a known kind in a directory, by name.
+
+    Args:
+        path: `.jsonl` (one object a line; empty lines are passed over), `.json` (an array of objects, or the same as
+            .jsonl), both also `.gz`; `.parquet`; `.arrow`. A file's name is its rows' source.
+
+    Raises:
+        FileNotFoundError: There is nothing, or the directory holds no such file.
+        ValueError: A file is of another kind, or is damaged: the place is named.
+        ModuleNotFoundError: The file needs an extra.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and _reader(file) is not None)
+    else:
+        files = [path] if path.exists() else []
+    if not files:
+        raise FileNotFoundError(f"{path} is no file and no directory with files to read; wanted {', '.join(_READERS)}.")
+    readers = [(file, _reader(file)) for file in files]
+    if unknown := [file for file, reader in readers if reader is None]:
+        raise ValueError(f"{unknown[0]} is of no known kind; wanted {', '.join(_READERS)}.")
+    return (row for file, reader in readers if reader is not None for row in reader(file))
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
+    return _READERS.get(Path(path.name.removesuffix(".gz")).suffix)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _read_lines(path: Path) -> Iterator[Row]:
+    with _naming(path), _open(path) as file:
+        for index, line in enumerate(file):
+            if line.strip():
+                yield Row(path.name, index, _parsed(line))
+
+
+def _parsed(line: bytes) -> Mapping[str, Any] | Refusal:
+    try:
+        data = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return Refusal("bad-encoding", f"byte {error.start} of the line, {line[error.start]:#04x}, is not UTF-8.")
+    except (json.JSONDecodeError, RecursionError) as error:
+        return Refusal("not-json", f"the line is not JSON: {error}; it begins with {line[:40]!r}.")
+    if not isinstance(data, dict):
+        return Refusal("not-json", f"the line holds a {type(data).__name__}; wanted an object.")
+    return data
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    """Reads an array piece by piece, so that memory holds one piece and one row; or hands over to `_read_lines`."""
+    with _naming(path), _open(path) as file:
+        first = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if first != b"[":
+        yield from _read_lines(path)
+        return
+    with _naming(path), _open(path) as file:
+        for index, data in enumerate(_array_items(codecs.getreader("utf-8-sig")(file))):
+            wrong = None if isinstance(data, dict) else f"the item is a {type(data).__name__}; wanted an object."
+            yield Row(path.name, index, data if wrong is None else Refusal("not-json", wrong))
+
+
+def _array_items(reader: codecs.StreamReader) -> Iterator[Any]:
+    """Yields the items of a JSON array. What does not parse may go on in the next piece; at the end, it is an error."""
+    decoder = json.JSONDecoder()
+    text = reader.read(_PIECE)
+    position = text.index("[") + 1
+    for count in itertools.count():
+        while True:
+            start = _skip_space(text, position)
+            if text.startswith("]", start):
+                if rest := (text[start + 1 :] + reader.read(64)).strip():
+                    raise ValueError(f"after the array's end there is more: {rest[:40]!r}")
+                return
+            problem = "the array does not end"
+            try:
+                data, end = decoder.raw_decode(text, start)
+                end = _skip_space(text, end)
+                if end < len(text):  # or else a number may go on
+                    break
+            except json.JSONDecodeError as error:
+                problem = str(error)
+            piece = reader.read(max(_PIECE, len(text) - position))
+            if not piece:
+                raise ValueError(f"item {count}: {problem}")
+            text, position = text[position:] + piece, 0
+        yield data
+        if text[end] not in ",]":
+            raise ValueError(f"item {count} is followed by {text[end : end + 40]!r}; wanted a comma")
+        position = end + (text[end] == ",")
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    parquet = _needs("pyarrow.parquet", "arrow", str(path))
+    with _naming(path), parquet.ParquetFile(path) as file:
+        yield from _batch_rows(path, file.iter_batches(batch_size=_BATCH))
+
+
+def _read_arrow(path: Path) -> Iterator[Row]:
+    """Reads both of Arrow's forms: the stream that `datasets` writes, and the file."""
+    arrow = _needs("pyarrow", "arrow", str(path))
+    with _naming(path), arrow.memory_map(str(path)) as file:
+        if file.read(6) == b"ARROW1":
+            reader = arrow.ipc.open_file(file)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            file.seek(0)
+            batches = arrow.ipc.open_stream(file)
+        pieces = (batch.slice(start, _BATCH) for batch in batches for start in range(0, max(1, batch.num_rows), _BATCH))
+        yield from _batch_rows(path, pieces)
+
+
+def _batch_rows(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
+    index = 0
+    for batch in batches:
+        for data in batch.to_pylist():
+            yield Row(path.name, index, data)
+            index += 1
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Makes the errors of a damaged file name it. Arrow's errors are ValueError and OSError."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read to its end; it is damaged or of another kind: {error}") from error
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _read_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+}
+
+
+def read_hub(name: str, *, split: str = "train") -> Iterator[Row]:
+    """Reads a data set from the Hugging Face hub while it downloads, without a copy on disk.
+
+    Args:
+        name: `owner/name`; it is the rows' source.
+        split: Which split.
+
+    Raises:
+        ModuleNotFoundError: `datasets` is not installed.
+        Others: What `datasets.load_dataset` raises without a network, for an unknown name or split.
+    """
+    datasets = _needs("datasets", "hub", f"{name} from the hub")
+    rows = datasets.load_dataset(name, split=split, streaming=True)
+    return (Row(name, index, data) for index, data in enumerate(rows))
+
+
+def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0) -> Iterator[Row]:
+    """Makes grade-school word problems with worked answers, by reasoning-gym's 100 templates.
+
+    Rows have `question`, `solution` (it ends in `#### answer`) and `answer`. Some 4 % of the solutions spell the number
+    otherwise than the answer does, "36.0" for "36"; `convert` compares numbers.
+
+    Args:
+        size: How many rows. They are made as they are asked for, 0.2 ms each.
+        seed: The same seed gives the same rows.
+        difficulty: reasoning-gym's; 1.0 is the templates' own.
+
+    Raises:
+        ModuleNotFoundError: reasoning-gym is not installed.
+        ValueError: `size` is less than 1.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}; wanted at least 1.")
+    gym = _needs("reasoning_gym", "reasoning-gym", "gsm_symbolic")
+    items = gym.create_dataset("gsm_symbolic", size=size, seed=seed, difficulty=difficulty)
+    return (Row("gsm_symbolic", index, _gsm_columns(items[index])) for index in range(size))
+
+
+def _gsm_columns(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"question": item["question"], "solution": item["metadata"]["answer_cot"], "answer": item["answer"]}
+
+
+def champ(*, prompts: Sequence[str] | None = CHAMP_PLAIN_PROMPTS) -> Iterator[Row]:
+    """Reads CHAMP: what GPT-3.5, GPT-4, GPT-4 Turbo and PaLM 2 answered to competition problems, right and wrong.
+
+    Rows have `question`, `solution`, `answer` (CHAMP's own), `author` and `prompt`. The solution is the model's, with
+    the last number of the one-sentence summary that it was asked for after `####`, so that `convert` refuses what came
+    to another result. Only the problems with a plain number as the answer are read (85 of 270), as nothing else can be
+    compared here. The comparison is crude: a right number may come of wrong reasoning. Mind the vendors' terms.
+
+    Args:
+        prompts: CHAMP's names of the prompts to read. Most gave the models hints or a part of the solution, which the
+            question does not hold; the default are two that did not. None: all 18.
+
+    Raises:
+        ModuleNotFoundError: champ-dataset is not installed.
+    """
+    problems = _needs("champ_dataset", "champ", "CHAMP").load("v0").problems.values()
+    traces = (
+        _champ_trace(problem, conversation) | {"author": author, "prompt": prompt}
+        for problem in problems
+        if numeric_value(problem.answer) is not None
+        for (author, prompt), conversation in ((name.split("|"), talk) for name, talk in problem.conversations.items())
+        if prompts is None or prompt in prompts
+    )
+    return (Row("champ", index, data) for index, data in enumerate(traces))
+
+
+def _champ_trace(problem: Any, conversation: Any) -> dict[str, Any]:
+    """Returns question, solution and answer; the last two messages of a model are the solution and its summary."""
+    texts = [message.text or "" for message in conversation.messages if message.role.startswith("Model.")][-2:]
+    solution, summary = [*texts, "", ""][:2]
+    numbers = _LAST_NUMBER.findall(summary)
+    ending = f"\n#### {numbers[-1]}" if numbers and solution else ""
+    return {"question": problem.text, "solution": solution + ending, "answer": problem.answer}
+
+
+def _needs(module: str, extra: str, what: str) -> ModuleType:
+    package = module.split(".")[0]
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f"{what} cannot be read without {package}: pip install 'coldforge-data[{extra}]'.", name=package
+        ) from error
+    return importlib.import_module(module)
