@@ -56,7 +56,7 @@ class Workspace:
         module = f"coldforge/apps/{name}" if kind == "apps" else f"coldforge/{name}"
         self.write(
             f"{folder}/pyproject.toml",
-            f'[project]\nname = "coldforge-{name}"\nversion = "{version}"\nrequires-python = ">=3.12"\n'
+            f'[project]\nname = "coldforge-{"app-" if kind == "apps" else ""}{name}"\nversion = "{version}"\nrequires-python = ">=3.12"\n'
             f"dependencies = {list(needs)}\n",
         )
         self.write(f"{folder}/README.md", "# What it is\n")

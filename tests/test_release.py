@@ -133,7 +133,7 @@ def test_sibling_bounds_in_other_spellings(capsys, ready, need):
 def test_sibling_from_1_on_is_bounded_by_the_major_version(capsys, ready):
     ready.add("chat", needs=("coldforge-sft>=1.0,<2",), kind="apps")
     ready.commit()
-    assert outcome(capsys, ready, "chat")[0] == 0
+    assert outcome(capsys, ready, "app-chat")[0] == 0
 
 
 def test_bounds_in_an_extra_count(capsys, ready):

@@ -66,7 +66,7 @@ def test_groups_are_what_the_sessions_need(member):
 @each_member
 def test_root_knows_it(member):
     assert PYPROJECT["tool"]["uv"]["sources"].get(member.distribution) == {"workspace": True}
-    assert f"{member.path.parent.name}/{member.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{member.path.parent.name}/{member.path.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_root_installs_every_app_and_forwards_its_extras():
@@ -81,10 +81,10 @@ def test_root_installs_every_app_and_forwards_its_extras():
 def test_layer_table_has_the_designs_rows():
     rows = PYPROJECT["tool"]["coldforge"]["layers"]
     packages = {"data", "modeling", "losses", "rewards", "training", "rollout", "sft", "grpo", "eval"}
-    assert rows.keys() == packages | {"apps/*"}
-    terminal = {"rich", "tyro"}
-    assert [row for row in rows if terminal & set(rows[row]["third-party"])] == ["apps/*"]
-    assert [row for row in rows if row not in {"apps/*"} and "jax" not in rows[row]["third-party"]] == [
+    assert rows.keys() == packages | {"apps/*", "apps/plan"}
+    assert [row for row in rows if "tyro" in rows[row]["third-party"]] == ["apps/*", "apps/plan"]
+    assert [row for row in rows if "rich" in rows[row]["third-party"]] == ["training", "apps/*", "apps/plan"]
+    assert [row for row in rows if "jax" not in rows[row]["third-party"]] == [
         "data",
         "rewards",
         "eval",
@@ -112,5 +112,5 @@ def test_members_come_packages_first_and_closures_once(workspace):
     members = find_members(workspace.root)
     assert [member.row for member in members.values()] == ["modeling", "rollout", "apps/chat"]
     assert [member.module for member in members.values()][-1] == "coldforge.apps.chat"
-    needed = closure(members["coldforge-chat"], members)
-    assert [member.name for member in needed] == ["chat", "modeling", "rollout"]
+    needed = closure(members["coldforge-app-chat"], members)
+    assert [member.name for member in needed] == ["app-chat", "modeling", "rollout"]

@@ -60,20 +60,21 @@ def contracts(table: dict[str, dict[str, list[str]]], members: list[Member]) -> 
 
     Args:
         table: row → {"ours": rows it may import, "third-party": modules it may import}. The row `apps/*` is every
-            app's; `ours = ["*"]` is every package, never another app.
+            app's that has none of its own. In `ours`, "*" stands for every package; an app is named as "apps/sft".
         members: the packages and apps there are.
 
     Raises:
         TableError: a package has no row, or a row names one that the table lacks.
     """
-    packages = [row for row in table if row != "apps/*"]
+    packages = [row for row in table if not row.startswith("apps/")]
     made = []
     for member in members:
-        row = "apps/*" if member.is_app else member.row
+        row = "apps/*" if member.is_app and member.row not in table else member.row
         if row not in table:
             raise TableError(f"[tool.coldforge.layers] has no row {row!r}. Add it, with what {member.row} may import.")
-        ours = packages if table[row]["ours"] == ["*"] else table[row]["ours"]
-        if unknown := sorted(set(ours) - set(packages)):
+        ours = [one for name in table[row]["ours"] for one in (packages if name == "*" else [name])]
+        apps = {other.row for other in members if other.is_app}
+        if unknown := sorted(set(ours) - set(packages) - apps):
             raise TableError(f"[tool.coldforge.layers] lets {row} import {unknown}, which have no rows of their own.")
         if forbidden := [other.module for other in members if other != member and other.row not in ours]:
             made.append(

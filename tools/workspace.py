@@ -18,8 +18,8 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The folder's name, which nox's sessions and the tags use: `data`."""
-        return self.path.name
+        """What nox's sessions and the tags use: `data`, for an app `app-chat`, since a stage has both (sft)."""
+        return f"app-{self.path.name}" if self.is_app else self.path.name
 
     @property
     def is_app(self) -> bool:
@@ -29,7 +29,7 @@ class Member:
     @property
     def row(self) -> str:
         """What the layer table calls it: `data`, `apps/chat`."""
-        return f"apps/{self.name}" if self.is_app else self.name
+        return f"apps/{self.path.name}" if self.is_app else self.path.name
 
     @property
     def module(self) -> str:

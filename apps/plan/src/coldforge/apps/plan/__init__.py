@@ -1,0 +1,1 @@
+"""Will it fit? Compiles a stage for a TPU slice on any CPU and says what it takes."""

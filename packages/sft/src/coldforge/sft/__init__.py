@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: the loop, and the gate that its result has to pass."""
