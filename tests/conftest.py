@@ -53,10 +53,11 @@ class Workspace:
     ) -> Path:
         """Adds a package or app that is ready for release, and returns its folder."""
         folder = f"{kind}/{name}"
+        distribution = f"coldforge-app-{name}" if kind == "apps" else f"coldforge-{name}"
         module = f"coldforge/apps/{name}" if kind == "apps" else f"coldforge/{name}"
         self.write(
             f"{folder}/pyproject.toml",
-            f'[project]\nname = "coldforge-{"app-" if kind == "apps" else ""}{name}"\nversion = "{version}"\nrequires-python = ">=3.12"\n'
+            f'[project]\nname = "{distribution}"\nversion = "{version}"\nrequires-python = ">=3.12"\n'
             f"dependencies = {list(needs)}\n",
         )
         self.write(f"{folder}/README.md", "# What it is\n")
