@@ -1,6 +1,10 @@
 """Generation against the model without a cache, and what it promises about seeds, batches, meshes and errors."""
 
 import itertools
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -197,3 +201,34 @@ def test_packs_hold_every_text_once_and_fit(sizes, width):
     packs = generation.pack_rows(sizes, width)
     assert sorted(flat(packs)) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in pack) <= width for pack in packs)
+
+
+def test_two_processes_sample_what_one_does(model, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, Path(__file__).parent / "process_of_two.py", str(port)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), tmp_path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        outputs = [process.communicate(timeout=150)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+
+    params = SamplingParams(max_new_tokens=12, seed=11, stop_ids=(7,))
+    prompts = [np.arange(2, 2 + size) for size in (3, 30, 11)]
+    alone = [sample.tokens for samples in generate(model, prompts, params, n=2) for sample in samples]
+    for rank in (0, 1):
+        with np.load(tmp_path / f"{rank}.npz") as together:
+            found = [together[name] for name in together.files]
+        assert [one.tolist() for one in found[:-1]] == [one.tolist() for one in alone]
+        assert found[-1].tolist() == alone[2].tolist()

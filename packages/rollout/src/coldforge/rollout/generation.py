@@ -75,7 +75,8 @@ def generate(model: Gemma3, prompts: Sequence[Prompt], params: SamplingParams, *
     """`n` samples for each prompt.
 
     Args:
-      model: with or without LoRA; on a mesh, rows are split over `data` and `fsdp`.
+      model: with or without LoRA; on a mesh, rows are split over `data` and `fsdp`. On a mesh of several processes,
+        each calls this with the same arguments and gets all samples.
       prompts: token ids, of any mixture of lengths.
       params: sampling parameters, the same for all.
 
@@ -85,7 +86,7 @@ def generate(model: Gemma3, prompts: Sequence[Prompt], params: SamplingParams, *
     """
     state = _start(model, prompts, params, n)
     state = _decode(model, state, params.max_new_tokens)
-    counts, tokens, logprobs, done = jax.device_get((state.made, state.tokens, state.logprobs, _stopped(state)))
+    counts, tokens, logprobs, done = _fetch((state.made, state.tokens, state.logprobs, _stopped(state)))
     rows = [
         Sample(tokens[r, :c].copy(), logprobs[r, :c].copy(), "stop" if done[r] else "length")
         for r, c in enumerate(counts[: len(prompts) * n])
@@ -100,7 +101,7 @@ def stream(model: Gemma3, prompt: Prompt, params: SamplingParams) -> Iterator[in
     with _mesh_context(model_mesh(model)):
         for index in range(params.max_new_tokens):
             state = _decode_loop(graph, weights, state, np.int32(1))
-            token, done = jax.device_get((state.tokens[0, index], state.done[0]))
+            token, done = _fetch((state.tokens[0, index], state.done[0]))
             yield int(token)
             if done:
                 return
@@ -255,6 +256,15 @@ def _place(host: dict, mesh: Mesh | None) -> dict:
         return jax.device_put(array, named_sharding(axes, array.shape, mesh))
 
     return jax.tree.map(put, host)
+
+
+def _fetch(arrays: tuple[Array, ...]) -> tuple[np.ndarray, ...]:
+    """The arrays on the host, whole, also where other processes hold parts of them."""
+    if all(array.is_fully_addressable for array in arrays):
+        return jax.device_get(arrays)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(arrays, tiled=True)
 
 
 def _mesh_context(mesh: Mesh | None):
