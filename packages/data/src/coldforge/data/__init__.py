@@ -7,13 +7,14 @@ vocabulary out of a GGUF file.
 `format` is `<reasoning>…</reasoning><answer>…</answer>`; `records` says what travels between the steps that follow;
 `sources` reads rows; `convert` makes examples of them, for which `answers` finds the final answer in a solution;
 `filters` and `duplicates` judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens;
-`audit` counts what became of the rows, and `audit_page` shows it.
+`audit` counts what became of the rows, and `audit_page` shows it. `dataset` is what they become on disk.
 """
 
 from coldforge.data.audit import Audit, Sample, SourceAudit
 from coldforge.data.audit_page import audit_page
 from coldforge.data.chat import Message, render_chat
 from coldforge.data.convert import Conversion, convert
+from coldforge.data.dataset import Dataset, Record, Split, open_dataset, write_dataset
 from coldforge.data.duplicates import ExactDuplicates, NearDuplicates
 from coldforge.data.filters import (
     Decontamination,
@@ -33,6 +34,7 @@ __all__ = [
     "AnswerKind",
     "Audit",
     "Conversion",
+    "Dataset",
     "Decontamination",
     "ExactDuplicates",
     "Example",
@@ -42,11 +44,13 @@ __all__ = [
     "NearDuplicates",
     "Part",
     "ReasoningFormat",
+    "Record",
     "Refusal",
     "Reply",
     "Row",
     "Sample",
     "SourceAudit",
+    "Split",
     "StreamDecoder",
     "Tokenizer",
     "Tokens",
@@ -56,8 +60,10 @@ __all__ = [
     "long_paragraphs",
     "loss_weights",
     "mixed_language",
+    "open_dataset",
     "read_rows",
     "render_chat",
     "repetition",
     "tokenize",
+    "write_dataset",
 ]

@@ -18,7 +18,6 @@ writing; remote paths; shuffling.
 
 import codecs
 import gzip
-import importlib
 import itertools
 import json
 import re
@@ -26,10 +25,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
 from coldforge.data.answers import numeric_value
+from coldforge.data.extras import needs
 from coldforge.data.records import Refusal, Row
 
 BESPOKE_STRATOS = "bespokelabs/Bespoke-Stratos-17k"
@@ -161,14 +160,14 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    parquet = _needs("pyarrow.parquet", "arrow", str(path))
+    parquet = needs("pyarrow.parquet", "arrow", str(path))
     with _naming(path), parquet.ParquetFile(path) as file:
         yield from _batch_rows(path, file.iter_batches(batch_size=_BATCH))
 
 
 def _read_arrow(path: Path) -> Iterator[Row]:
     """Reads both of Arrow's forms: the stream that `datasets` writes, and the file."""
-    arrow = _needs("pyarrow", "arrow", str(path))
+    arrow = needs("pyarrow", "arrow", str(path))
     with _naming(path), arrow.memory_map(str(path)) as file:
         if file.read(6) == b"ARROW1":
             reader = arrow.ipc.open_file(file)
@@ -218,7 +217,7 @@ def read_hub(name: str, *, split: str = "train") -> Iterator[Row]:
         ModuleNotFoundError: `datasets` is not installed.
         Others: What `datasets.load_dataset` raises without a network, for an unknown name or split.
     """
-    datasets = _needs("datasets", "hub", f"{name} from the hub")
+    datasets = needs("datasets", "hub", f"{name} from the hub")
     rows = datasets.load_dataset(name, split=split, streaming=True)
     return (Row(name, index, data) for index, data in enumerate(rows))
 
@@ -240,7 +239,7 @@ def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0) -> Iterat
     """
     if size < 1:
         raise ValueError(f"size is {size}; wanted at least 1.")
-    gym = _needs("reasoning_gym", "reasoning-gym", "gsm_symbolic")
+    gym = needs("reasoning_gym", "reasoning-gym", "gsm_symbolic")
     items = gym.create_dataset("gsm_symbolic", size=size, seed=seed, difficulty=difficulty)
     return (Row("gsm_symbolic", index, _gsm_columns(items[index])) for index in range(size))
 
@@ -264,7 +263,7 @@ def champ(*, prompts: Sequence[str] | None = CHAMP_PLAIN_PROMPTS) -> Iterator[Ro
     Raises:
         ModuleNotFoundError: champ-dataset is not installed.
     """
-    problems = _needs("champ_dataset", "champ", "CHAMP").load("v0").problems.values()
+    problems = needs("champ_dataset", "champ", "CHAMP").load("v0").problems.values()
     traces = (
         _champ_trace(problem, conversation) | {"author": author, "prompt": prompt}
         for problem in problems
@@ -282,16 +281,3 @@ def _champ_trace(problem: Any, conversation: Any) -> dict[str, Any]:
     numbers = _LAST_NUMBER.findall(summary)
     ending = f"\n#### {numbers[-1]}" if numbers and solution else ""
     return {"question": problem.text, "solution": solution + ending, "answer": problem.answer}
-
-
-def _needs(module: str, extra: str, what: str) -> ModuleType:
-    package = module.split(".")[0]
-    try:
-        importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise ModuleNotFoundError(
-            f"{what} cannot be read without {package}: pip install 'coldforge-data[{extra}]'.", name=package
-        ) from error
-    return importlib.import_module(module)
