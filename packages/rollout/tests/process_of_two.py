@@ -12,7 +12,7 @@ import numpy as np
 from conftest import CONFIG
 
 from coldforge.modeling import init_model, make_mesh
-from coldforge.rollout import SamplingParams, generate, stream
+from coldforge.rollout import SamplingParams, generate
 
 
 def main(port: str, rank: int, out: Path) -> None:
@@ -23,8 +23,7 @@ def main(port: str, rank: int, out: Path) -> None:
     prompts = [np.arange(2, 2 + size) for size in (3, 30, 11)]
     params = SamplingParams(max_new_tokens=12, seed=11, stop_ids=(7,))
     found = [sample for samples in generate(model, prompts, params, n=2) for sample in samples]
-    tokens = [sample.tokens for sample in found] + [np.array(list(stream(model, prompts[1], params)))]
-    np.savez(out / f"{rank}.npz", *tokens)
+    np.savez(out / f"{rank}.npz", *[sample.tokens for sample in found])
 
 
 if __name__ == "__main__":

@@ -230,5 +230,4 @@ def test_two_processes_sample_what_one_does(model, tmp_path):
     for rank in (0, 1):
         with np.load(tmp_path / f"{rank}.npz") as together:
             found = [together[name] for name in together.files]
-        assert [one.tolist() for one in found[:-1]] == [one.tolist() for one in alone]
-        assert found[-1].tolist() == alone[2].tolist()
+        assert [one.tolist() for one in found] == [one.tolist() for one in alone]
