@@ -56,6 +56,14 @@ def test_segments_are_unweighted_means_of_their_tokens(problem, weights):
         assert result.segments.weight[k] == inside.sum()
 
 
+def test_entropy_is_the_unweighted_mean_over_counted_tokens(problem, weights):
+    hidden, embedding, targets, _ = problem.arrays()
+    asked = cross_entropy(hidden, embedding, targets, jnp.asarray(weights, jnp.float32), entropy=True).entropy
+    assert asked.mean() == pytest.approx(problem.scores()[1][weights > 0].mean(), abs=1e-5)
+    assert asked.weight == (weights > 0).sum()
+    assert cross_entropy(hidden, embedding, targets, jnp.asarray(weights, jnp.float32)).entropy is None
+
+
 def test_metrics_have_no_gradient(problem, weights):
     hidden, embedding, targets, _ = problem.arrays()
     labels = jnp.zeros_like(targets)

@@ -27,11 +27,13 @@ class CrossEntropy(NamedTuple):
       nll: Σ w · nll, without the z-loss; exp of its mean is the perplexity.
       segments: one sum per label, `[num_labels]`, over tokens of weight > 0, each counted once, whatever its weight;
         None without labels.
+      entropy: Σ H over tokens of weight > 0, each counted once: the predictions' entropy in nats; None unless asked for.
     """
 
     loss: WeightedSum
     nll: WeightedSum
     segments: WeightedSum | None = None
+    entropy: WeightedSum | None = None
 
 
 def next_tokens(
@@ -68,6 +70,7 @@ def cross_entropy(
     labels: Int[Array, "batch seq"] | None = None,
     num_labels: int = 0,
     z_loss: float | int = 0.0,
+    entropy: bool = False,
     chunk: int = CHUNK,
     batch_axes: Sequence[str] = ("data", "fsdp"),
     vocab_axis: str = "tensor",
@@ -84,6 +87,7 @@ def cross_entropy(
       labels: which segment a target belongs to (say 0 reasoning, 1 answer); any other number is none.
       num_labels: how many segments there are, if `labels` are given.
       z_loss: coefficient of the z-loss.
+      entropy: also return the entropy of the predictions: a value, for a metric.
       chunk: as in `token_scores`, like `batch_axes` and `vocab_axis`.
 
     Raises:
@@ -96,7 +100,7 @@ def cross_entropy(
     counted = weights > 0
     scores = token_scores(
         hidden, embedding, targets, counted,
-        logsumexp=z_loss > 0, chunk=chunk, batch_axes=batch_axes, vocab_axis=vocab_axis,
+        entropy=entropy, logsumexp=z_loss > 0, chunk=chunk, batch_axes=batch_axes, vocab_axis=vocab_axis,
     )  # fmt: skip
     per_token = -scores.logprobs
     nll = jax.lax.stop_gradient(per_token)
@@ -106,4 +110,5 @@ def cross_entropy(
         loss=weighted_sum(per_token, weights),
         nll=weighted_sum(nll, weights),
         segments=None if labels is None else segment_sums(nll, counted, labels, num_labels),
+        entropy=None if scores.entropy is None else weighted_sum(jax.lax.stop_gradient(scores.entropy), counted),
     )
