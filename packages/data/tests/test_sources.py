@@ -46,7 +46,10 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 def test_every_kind_of_file(name: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_PIECE", piece)
     WRITERS[name](tmp_path / name)
-    assert list(read_rows(tmp_path / name)) == [Row(name, index, data) for index, data in enumerate(ROWS)]
+    expected = [Row(name, index, data) for index, data in enumerate(ROWS)]
+    assert list(read_rows(tmp_path / name)) == expected
+    for start in (1, 299, 300, 650, 700, 900):
+        assert list(sources.read_file(tmp_path / name, start=start)) == expected[start:]
 
 
 def test_a_directory_is_read_by_name(tmp_path: Path) -> None:
@@ -54,6 +57,12 @@ def test_a_directory_is_read_by_name(tmp_path: Path) -> None:
         WRITERS["a.parquet" if name == "a.parquet" else "a.jsonl"](tmp_path / name)
     (tmp_path / "README.md").write_text("no rows")
     assert [row.source for row in read_rows(str(tmp_path))] == ["a.parquet"] * 700 + ["b.jsonl"] * 700
+
+
+def test_what_datasets_saved_is_read_without_its_own_files(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
+    assert [row.data for row in read_rows(tmp_path)] == ROWS
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
@@ -130,7 +139,9 @@ def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     rows = list(read_rows(sources.BESPOKE_STRATOS))
-    assert asked == [(("bespokelabs/Bespoke-Stratos-17k",), {"split": "train", "streaming": True})]
+    assert asked == [(("bespokelabs/Bespoke-Stratos-17k",), {"split": "train", "streaming": True, "revision": None})]
+    assert rows[690:] == list(sources.read_hub(sources.BESPOKE_STRATOS, revision="abc", start=690))
+    assert asked[1][1]["revision"] == "abc"
     assert rows == [Row("bespokelabs/Bespoke-Stratos-17k", index, data) for index, data in enumerate(ROWS)]
 
 
@@ -162,6 +173,7 @@ def test_gsm_symbolic_is_worked_and_compared_by_number() -> None:
     spelled = sum(row.data["solution"].split("####")[-1].strip() != row.data["answer"] for row in rows)
     assert spelled > 0  # "36.0" for "36"
     assert list(sources.gsm_symbolic(3, seed=7)) == rows[:3]
+    assert list(sources.gsm_symbolic(300, seed=7, start=297)) == rows[297:]
     with pytest.raises(ValueError, match="size is 0; wanted at least 1"):
         sources.gsm_symbolic(0)
 
@@ -169,6 +181,7 @@ def test_gsm_symbolic_is_worked_and_compared_by_number() -> None:
 def test_champ_keeps_the_traces_that_come_to_the_answer() -> None:
     rows = list(sources.champ())
     outcomes = Counter(type(convert(row)).__name__ for row in rows)
+    assert list(sources.champ(start=100)) == rows[100:]
     assert {row.data["prompt"] for row in rows} == set(sources.CHAMP_PLAIN_PROMPTS)
     assert outcomes["Example"] > 100
     assert {found.reason for found in map(convert, rows) if isinstance(found, Refusal)} == {

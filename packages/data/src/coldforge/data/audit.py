@@ -2,16 +2,18 @@
 
 `Audit` counts as rows are judged: `keep` or `drop` for each. It holds counts and a few samples, never the rows, so its
 memory does not grow with them; parts made by several processes are put together by `merge`, and `to_dict` and
-`from_dict` carry it through JSON. `audit_page` shows it. Left out: a table for the terminal, which is an app's.
+`from_dict` carry it through JSON. The samples are those rows whose hash with the seed is lowest: each row is as likely
+as any other, and the same are drawn however the rows are cut into parts. `audit_page` shows it. Left out: a table for
+the terminal, which is an app's.
 """
 
-import random
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from coldforge.data.records import Example, Refusal, Row
+from coldforge.data.records import AnswerKind, Refusal, Row
 
 LENGTH_LIMITS = (1024, 2048, 4096, 8192, 16384, 32768)
 SAMPLES = 3
@@ -74,6 +76,15 @@ class SourceAudit:
         return sum(count for length, count in self.lengths.items() if length <= tokens) / total if total else None
 
 
+class Labelled(Protocol):
+    """What of an example is counted; an `Example` and a `dataset.Record` have it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def kind(self) -> AnswerKind: ...
+
+
 class Audit:
     """The account of several sources, in the order in which they came.
 
@@ -84,9 +95,9 @@ class Audit:
     def __init__(self, *, seed: int = 0) -> None:
         """Begins with nothing counted. `seed` decides which rows become samples."""
         self.sources: dict[str, SourceAudit] = {}
-        self._draw = random.Random(seed)  # noqa: S311 (samples for people to read)
+        self.seed = seed
 
-    def keep(self, example: Example, tokens: int | None = None) -> None:
+    def keep(self, example: Labelled, tokens: int | None = None) -> None:
         """Counts a row that is used, with its length in tokens if it is known."""
         account = self.sources.setdefault(example.source, SourceAudit())
         account.kept += 1
@@ -101,32 +112,32 @@ class Audit:
         if tokens is not None:
             account.lengths[tokens] += 1
         samples = account.samples.setdefault(refusal.reason, [])
-        # Reservoir sampling: the n-th row replaces one of k samples with probability k / n.
-        place = len(samples) if len(samples) < SAMPLES else self._draw.randrange(account.dropped[refusal.reason])
-        if place < SAMPLES:
+        if len(samples) < SAMPLES or self._rank(row.source, row.index) < self._rank(row.source, samples[-1].index):
             sample = Sample(row.index, refusal.detail, _excerpt(row))
-            samples[place : place + 1] = [sample]
+            account.samples[refusal.reason] = self._lowest(row.source, [*samples, sample])
 
     def merge(self, other: "Audit") -> None:
-        """Adds what another audit counted. Samples of both have equal chances by row."""
+        """Adds what another audit counted.
+
+        Raises:
+            ValueError: Its seed is another, so that its samples were drawn otherwise.
+        """
+        if other.seed != self.seed:
+            raise ValueError(f"the audits have the seeds {self.seed} and {other.seed}; wanted the same.")
         for name, theirs in other.sources.items():
             ours = self.sources.setdefault(name, SourceAudit())
             for reason, samples in theirs.samples.items():
-                mine = ours.samples.get(reason, [])
-                weights = [ours.dropped[reason], theirs.dropped[reason]]
-                ours.samples[reason] = self._drawn([list(mine), list(samples)], weights)
+                ours.samples[reason] = self._lowest(name, [*ours.samples.get(reason, []), *samples])
             ours.kept += theirs.kept
             ours.dropped.update(theirs.dropped)
             ours.kinds.update(theirs.kinds)
             ours.lengths.update(theirs.lengths)
 
-    def _drawn(self, pools: list[list[Sample]], rows: list[int]) -> list[Sample]:
-        drawn: list[Sample] = []
-        while len(drawn) < SAMPLES and any(pools):
-            chosen = self._draw.choices((0, 1), [rows[i] if pools[i] else 0 for i in (0, 1)])[0]
-            drawn.append(pools[chosen].pop(self._draw.randrange(len(pools[chosen]))))
-            rows[chosen] -= 1
-        return drawn
+    def _lowest(self, source: str, samples: Iterable[Sample]) -> list[Sample]:
+        return sorted(samples, key=lambda sample: self._rank(source, sample.index))[:SAMPLES]
+
+    def _rank(self, source: str, index: int) -> bytes:
+        return hashlib.blake2b(f"{self.seed} {index} {source}".encode(), digest_size=8).digest()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the account as what JSON can hold."""

@@ -2,14 +2,16 @@
 
 `ExactDuplicates` compares whole texts, `NearDuplicates` estimates how much of their five-word runs two texts share
 (Jaccard index) by MinHash, looks for candidates by locality-sensitive hashing, and compares the candidates' signatures.
-Both keep what they have seen in a private SQLite database, which lives in a cache of 32 MB and beyond that in a
-temporary file: with near duplicates the process takes 59 MB after 1,000 examples, 88 MB after 60,000 and after 100,000,
-and then 0.9 KB of disk for each example.
+Each has two steps: key or signature, which look at one example alone and can be made by several processes, and `check`,
+which compares with what was seen. That is kept in a private SQLite database, which lives in a cache of 32 MB and beyond
+that in a temporary file: with near duplicates the process takes 59 MB after 1,000 examples, 88 MB after 60,000 and
+after 100,000, and then 0.9 KB of disk for each example.
 
 MinHash is made here, of the n-grams that other filters need too, rather than by a library: 1.6 ms for 3,000 words, all
 told. datasketch 2.0 takes 3.4 ms for shingles and signature alone and brings SciPy; rensa 0.5 takes 0.6 ms and is one
-more compiled dependency; both keep their index in memory. Left out: sharing an index among processes, and continuing
-one after a restart.
+more compiled dependency; both keep their index in memory. An index is not kept on disk: who wants to go on after a
+restart keeps keys and signatures, and gives them to `remember` again in the same order. Left out: sharing an index
+among processes.
 """
 
 import hashlib
@@ -79,14 +81,18 @@ class ExactDuplicates(_Memory):
 
     def __call__(self, example: Example) -> Refusal | None:
         """Judges an example and remembers it."""
-        key = hashlib.blake2b(" ".join(self._text(example).split()).encode(), digest_size=16).digest()
-        new = self._database.execute(
-            "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, example.source, example.index)
-        )
-        if new.rowcount:
+        return self.check(exact_key(self._text(example)), example.source, example.index)
+
+    def check(self, key: bytes, source: str, index: int) -> Refusal | None:
+        """Judges the text with this key (`exact_key`) and remembers it as that of a row."""
+        if self.remember(key, source, index):
             return None
-        source, row = self._database.execute("SELECT source, row FROM seen WHERE key = ?", (key,)).fetchone()
-        return Refusal("duplicate", f"the same text as row {row} of {source}.")
+        first, row = self._database.execute("SELECT source, row FROM seen WHERE key = ?", (key,)).fetchone()
+        return Refusal("duplicate", f"the same text as row {row} of {first}.")
+
+    def remember(self, key: bytes, source: str, index: int) -> bool:
+        """Remembers a key, unless it is known, and says whether it is new."""
+        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (key, source, index)).rowcount > 0
 
 
 class NearDuplicates(_Memory):
@@ -113,25 +119,46 @@ class NearDuplicates(_Memory):
 
     def __call__(self, example: Example) -> Refusal | None:
         """Judges an example and, if there is nothing like it, remembers it. Texts of fewer than five words pass."""
-        runs = ngram_hashes(words(self._text(example)), _SHINGLE)
-        if not runs.size:
-            return None
-        signature = minhash(runs)
-        keys = [
-            int.from_bytes(hashlib.blake2b(bytes([band]) + row.tobytes(), digest_size=8).digest(), signed=True)
-            for band, row in enumerate(signature.reshape(_BANDS, _BAND))
-        ]
-        found = self._database.execute(_CANDIDATES, keys)
-        for other, source, position in found:
+        signature = text_signature(self._text(example))
+        return None if signature is None else self.check(signature, example.source, example.index)
+
+    def check(self, signature: npt.NDArray[np.uint32], source: str, index: int) -> Refusal | None:
+        """Judges the text with this signature (`text_signature`); remembers it as that of a row if it lets it pass."""
+        keys = _band_keys(signature)
+        for other, first, position in self._database.execute(_CANDIDATES, keys):
             share = float(np.mean(np.frombuffer(other, np.uint32) == signature))
             if share >= self._threshold:
-                return Refusal("near-duplicate", f"about {share:.0%} of the runs of row {position} of {source}.")
-        values = (signature.tobytes(), example.source, example.index)
+                return Refusal("near-duplicate", f"about {share:.0%} of the runs of row {position} of {first}.")
+        self._insert(signature, keys, source, index)
+        return None
+
+    def remember(self, signature: npt.NDArray[np.uint32], source: str, index: int) -> None:
+        """Remembers a signature without looking for others like it."""
+        self._insert(signature, _band_keys(signature), source, index)
+
+    def _insert(self, signature: npt.NDArray[np.uint32], keys: list[int], source: str, index: int) -> None:
         row = self._database.execute(
-            "INSERT INTO seen (signature, source, position) VALUES (?, ?, ?)", values
+            "INSERT INTO seen (signature, source, position) VALUES (?, ?, ?)", (signature.tobytes(), source, index)
         ).lastrowid
         self._database.executemany("INSERT OR IGNORE INTO bands VALUES (?, ?)", [(key, row) for key in keys])
-        return None
+
+
+def _band_keys(signature: npt.NDArray[np.uint32]) -> list[int]:
+    return [
+        int.from_bytes(hashlib.blake2b(bytes([band]) + row.tobytes(), digest_size=8).digest(), signed=True)
+        for band, row in enumerate(signature.reshape(_BANDS, _BAND))
+    ]
+
+
+def exact_key(text: str) -> bytes:
+    """Returns 16 bytes that only texts with the same words between white space share."""
+    return hashlib.blake2b(" ".join(text.split()).encode(), digest_size=16).digest()
+
+
+def text_signature(text: str) -> npt.NDArray[np.uint32] | None:
+    """Returns the `minhash` of a text's five-word runs; None if it has fewer words."""
+    runs = ngram_hashes(words(text), _SHINGLE)
+    return minhash(runs) if runs.size else None
 
 
 def minhash(runs: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:

@@ -1,7 +1,8 @@
 """Where rows come from: files, the Hugging Face hub, and two packages that carry worked problems.
 
-`read_rows` takes what a person would write, a path or a hub name; below it stand `read_files` and `read_hub`.
-`gsm_symbolic` and `champ` are real problems that can be had without any download but the package's own.
+`read_rows` takes what a person would write, a path or a hub name; below it stand `read_files`, `read_file` and
+`read_hub`. `gsm_symbolic` and `champ` are real problems that can be had without any download but the package's own.
+Each can start at a later row, and then gets there as fast as its kind allows.
 
 Everything streams: a file is read as its rows are asked for. A line that cannot be read is a row with a refusal, so
 that it is counted and named; a file that cannot be read any further is an error, since what it held is lost. Left out:
@@ -18,6 +19,7 @@ writing; remote paths; shuffling.
 
 import codecs
 import gzip
+import importlib
 import itertools
 import json
 import re
@@ -54,9 +56,14 @@ def read_rows(where: str | Path, *, split: str = "train") -> Iterator[Row]:
     """
     if Path(where).exists():
         return read_files(where)
-    if isinstance(where, str) and _HUB_NAME.fullmatch(where):
+    if isinstance(where, str) and is_hub_name(where):
         return read_hub(where, split=split)
     raise FileNotFoundError(f"There is no {where}, and it is no name on the hub; wanted a path or owner/name.")
+
+
+def is_hub_name(text: str) -> bool:
+    """Says whether a text has the form of a hub name, owner/name."""
+    return _HUB_NAME.fullmatch(text) is not None
 
 
 def read_files(path: str | Path) -> Iterator[Row]:
@@ -71,20 +78,42 @@ def read_files(path: str | Path) -> Iterator[Row]:
         ValueError: A file is of another kind, or is damaged: the place is named.
         ModuleNotFoundError: The file needs an extra.
     """
+    return (row for file in list_files(path) for row in read_file(file))
+
+
+def list_files(path: str | Path) -> list[Path]:
+    """Returns the files that `read_files` reads, in its order.
+
+    Raises:
+        FileNotFoundError, ValueError: As `read_files`.
+    """
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and _reader(file) is not None)
+        found = sorted(file for file in path.iterdir() if file.is_file() and _reader(file) is not None)
+        if any(file.suffix == ".arrow" for file in found):  # written by `save_to_disk`: what is beside holds no rows
+            found = [file for file in found if file.name not in _DATASETS_OWN]
     else:
-        files = [path] if path.exists() else []
-    if not files:
+        found = [path] if path.exists() else []
+    if not found:
         raise FileNotFoundError(f"{path} is no file and no directory with files to read; wanted {', '.join(_READERS)}.")
-    readers = [(file, _reader(file)) for file in files]
-    if unknown := [file for file, reader in readers if reader is None]:
+    if unknown := [file for file in found if _reader(file) is None]:
         raise ValueError(f"{unknown[0]} is of no known kind; wanted {', '.join(_READERS)}.")
-    return (row for file, reader in readers if reader is not None for row in reader(file))
+    return found
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[Row]] | None:
+def read_file(path: Path, *, start: int = 0) -> Iterator[Row]:
+    """Reads the rows of one file whose index is `start` or above.
+
+    Raises:
+        ValueError, ModuleNotFoundError: As `read_files`.
+    """
+    reader = _reader(path)
+    if reader is None:
+        raise ValueError(f"{path} is of no known kind; wanted {', '.join(_READERS)}.")
+    return reader(path, start)
+
+
+def _reader(path: Path) -> Callable[[Path, int], Iterator[Row]] | None:
     return _READERS.get(Path(path.name.removesuffix(".gz")).suffix)
 
 
@@ -92,10 +121,10 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _read_lines(path: Path) -> Iterator[Row]:
+def _read_lines(path: Path, start: int) -> Iterator[Row]:
     with _naming(path), _open(path) as file:
         for index, line in enumerate(file):
-            if line.strip():
+            if index >= start and line.strip():
                 yield Row(path.name, index, _parsed(line))
 
 
@@ -111,15 +140,17 @@ def _parsed(line: bytes) -> Mapping[str, Any] | Refusal:
     return data
 
 
-def _read_json(path: Path) -> Iterator[Row]:
+def _read_json(path: Path, start: int) -> Iterator[Row]:
     """Reads an array piece by piece, so that memory holds one piece and one row; or hands over to `_read_lines`."""
     with _naming(path), _open(path) as file:
         first = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if first != b"[":
-        yield from _read_lines(path)
+        yield from _read_lines(path, start)
         return
     with _naming(path), _open(path) as file:
         for index, data in enumerate(_array_items(codecs.getreader("utf-8-sig")(file))):
+            if index < start:
+                continue
             wrong = None if isinstance(data, dict) else f"the item is a {type(data).__name__}; wanted an object."
             yield Row(path.name, index, data if wrong is None else Refusal("not-json", wrong))
 
@@ -159,13 +190,17 @@ def _skip_space(text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def _read_parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path, start: int) -> Iterator[Row]:
     parquet = needs("pyarrow.parquet", "arrow", str(path))
     with _naming(path), parquet.ParquetFile(path) as file:
-        yield from _batch_rows(path, file.iter_batches(batch_size=_BATCH))
+        index, groups = 0, list(range(file.num_row_groups))
+        while groups and index + (count := file.metadata.row_group(groups[0]).num_rows) <= start:
+            index += count
+            groups.pop(0)
+        yield from _batch_rows(path, file.iter_batches(batch_size=_BATCH, row_groups=groups), index, start)
 
 
-def _read_arrow(path: Path) -> Iterator[Row]:
+def _read_arrow(path: Path, start: int) -> Iterator[Row]:
     """Reads both of Arrow's forms: the stream that `datasets` writes, and the file."""
     arrow = needs("pyarrow", "arrow", str(path))
     with _naming(path), arrow.memory_map(str(path)) as file:
@@ -175,16 +210,17 @@ def _read_arrow(path: Path) -> Iterator[Row]:
         else:
             file.seek(0)
             batches = arrow.ipc.open_stream(file)
-        pieces = (batch.slice(start, _BATCH) for batch in batches for start in range(0, max(1, batch.num_rows), _BATCH))
-        yield from _batch_rows(path, pieces)
+        pieces = (batch.slice(begin, _BATCH) for batch in batches for begin in range(0, max(1, batch.num_rows), _BATCH))
+        yield from _batch_rows(path, pieces, 0, start)
 
 
-def _batch_rows(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
-    index = 0
+def _batch_rows(path: Path, batches: Iterator[Any], index: int, start: int) -> Iterator[Row]:
+    """Yields the rows from `start` on. `index`: of the first row in the batches."""
     for batch in batches:
-        for data in batch.to_pylist():
-            yield Row(path.name, index, data)
-            index += 1
+        skipped = min(max(0, start - index), batch.num_rows)
+        for offset, data in enumerate(batch.slice(skipped).to_pylist(), index + skipped):
+            yield Row(path.name, offset, data)
+        index += batch.num_rows
 
 
 @contextmanager
@@ -198,31 +234,46 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read to its end; it is damaged or of another kind: {error}") from error
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
     ".parquet": _read_parquet,
     ".arrow": _read_arrow,
 }
+_DATASETS_OWN = ("dataset_info.json", "state.json")
 
 
-def read_hub(name: str, *, split: str = "train") -> Iterator[Row]:
+def read_hub(name: str, *, split: str = "train", revision: str | None = None, start: int = 0) -> Iterator[Row]:
     """Reads a data set from the Hugging Face hub while it downloads, without a copy on disk.
 
     Args:
         name: `owner/name`; it is the rows' source.
         split: Which split.
+        revision: A commit, branch or tag. None: the newest.
+        start: The first row to read.
 
     Raises:
         ModuleNotFoundError: `datasets` is not installed.
         Others: What `datasets.load_dataset` raises without a network, for an unknown name or split.
     """
     datasets = needs("datasets", "hub", f"{name} from the hub")
-    rows = datasets.load_dataset(name, split=split, streaming=True)
-    return (Row(name, index, data) for index, data in enumerate(rows))
+    rows = datasets.load_dataset(name, split=split, streaming=True, revision=revision)
+    rows = rows.skip(start) if start else rows
+    return (Row(name, index, data) for index, data in enumerate(rows, start))
 
 
-def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0) -> Iterator[Row]:
+def hub_revision(name: str, revision: str | None = None) -> str:
+    """Returns the commit that a data set's branch or tag is at now; None: the newest.
+
+    Raises:
+        ModuleNotFoundError: `datasets` is not installed.
+        Others: What `huggingface_hub` raises without a network or for an unknown name.
+    """
+    needs("datasets", "hub", f"{name} from the hub")
+    return str(importlib.import_module("huggingface_hub").HfApi().dataset_info(name, revision=revision).sha)
+
+
+def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0, start: int = 0) -> Iterator[Row]:
     """Makes grade-school word problems with worked answers, by reasoning-gym's 100 templates.
 
     Rows have `question`, `solution` (it ends in `#### answer`) and `answer`. Some 4 % of the solutions spell the number
@@ -232,6 +283,7 @@ def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0) -> Iterat
         size: How many rows. They are made as they are asked for, 0.2 ms each.
         seed: The same seed gives the same rows.
         difficulty: reasoning-gym's; 1.0 is the templates' own.
+        start: The first row to make.
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed.
@@ -241,14 +293,14 @@ def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0) -> Iterat
         raise ValueError(f"size is {size}; wanted at least 1.")
     gym = needs("reasoning_gym", "reasoning-gym", "gsm_symbolic")
     items = gym.create_dataset("gsm_symbolic", size=size, seed=seed, difficulty=difficulty)
-    return (Row("gsm_symbolic", index, _gsm_columns(items[index])) for index in range(size))
+    return (Row("gsm_symbolic", index, _gsm_columns(items[index])) for index in range(start, size))
 
 
 def _gsm_columns(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"question": item["question"], "solution": item["metadata"]["answer_cot"], "answer": item["answer"]}
 
 
-def champ(*, prompts: Sequence[str] | None = CHAMP_PLAIN_PROMPTS) -> Iterator[Row]:
+def champ(*, prompts: Sequence[str] | None = CHAMP_PLAIN_PROMPTS, start: int = 0) -> Iterator[Row]:
     """Reads CHAMP: what GPT-3.5, GPT-4, GPT-4 Turbo and PaLM 2 answered to competition problems, right and wrong.
 
     Rows have `question`, `solution`, `answer` (CHAMP's own), `author` and `prompt`. The solution is the model's, with
@@ -259,6 +311,7 @@ def champ(*, prompts: Sequence[str] | None = CHAMP_PLAIN_PROMPTS) -> Iterator[Ro
     Args:
         prompts: CHAMP's names of the prompts to read. Most gave the models hints or a part of the solution, which the
             question does not hold; the default are two that did not. None: all 18.
+        start: The first row to read.
 
     Raises:
         ModuleNotFoundError: champ-dataset is not installed.
@@ -271,7 +324,7 @@ def champ(*, prompts: Sequence[str] | None = CHAMP_PLAIN_PROMPTS) -> Iterator[Ro
         for (author, prompt), conversation in ((name.split("|"), talk) for name, talk in problem.conversations.items())
         if prompts is None or prompt in prompts
     )
-    return (Row("champ", index, data) for index, data in enumerate(traces))
+    return (Row("champ", index, data) for index, data in enumerate(traces) if index >= start)
 
 
 def _champ_trace(problem: Any, conversation: Any) -> dict[str, Any]:
