@@ -13,6 +13,7 @@ from coldforge.modeling.config import (
     gemma3_27b,
     gemma3_270m,
 )
+from coldforge.modeling.identity import fingerprint
 from coldforge.modeling.init import abstract_model, init_model, model_mesh
 from coldforge.modeling.load import load
 from coldforge.modeling.lora import LoraConfig, add_lora, lora_state, set_lora
@@ -20,6 +21,7 @@ from coldforge.modeling.model import Gemma3
 from coldforge.modeling.peft import load_peft, peft_config, save_peft
 from coldforge.modeling.save import save_hf
 from coldforge.modeling.sharding import make_mesh, named_sharding, partition_spec
+from coldforge.modeling.training_view import Trainable, trainable, with_params
 from coldforge.modeling.weights import WeightsError
 
 __all__ = [
@@ -28,10 +30,12 @@ __all__ = [
     "Gemma3Config",
     "KVCache",
     "LoraConfig",
+    "Trainable",
     "WeightsError",
     "abstract_model",
     "add_lora",
     "cache_bytes",
+    "fingerprint",
     "from_gguf",
     "from_hf",
     "gemma3_1b",
@@ -53,4 +57,6 @@ __all__ = [
     "save_hf",
     "save_peft",
     "set_lora",
+    "trainable",
+    "with_params",
 ]

@@ -199,6 +199,7 @@ def _splash_rows(q, k, v, segment_ids, *, window, interpret):
         ),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name="attention",
         interpret=interpret,
     )  # fmt: skip
     segments = splash.SegmentIds(q=segment_ids, kv=segment_ids)

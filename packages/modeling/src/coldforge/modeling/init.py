@@ -15,9 +15,23 @@ from coldforge.modeling.model import Embedder, Gemma3, Layer, RMSNorm
 from coldforge.modeling.sharding import named_sharding
 
 
-def abstract_model(config: Gemma3Config, *, dtype=jnp.float32, kernel: Kernel = "auto") -> Gemma3:
-    """A model whose parameters are shapes and dtypes only; takes no memory."""
-    return nnx.eval_shape(lambda: Gemma3(config, rngs=nnx.Rngs(0), dtype=dtype, kernel=kernel))
+def abstract_model(
+    config: Gemma3Config, *, dtype=jnp.float32, mesh: Mesh | None = None, kernel: Kernel = "auto"
+) -> Gemma3:
+    """A model whose parameters are shapes and dtypes only, with `mesh` also shardings; takes no memory.
+
+    `add_lora` and `trainable` take it: what they give can be lowered and compiled for devices that are not there.
+    """
+    model = nnx.eval_shape(lambda: Gemma3(config, rngs=nnx.Rngs(0), dtype=dtype, kernel=kernel))
+    if mesh is not None:
+        placed = {
+            path: variable.replace(
+                jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=variable_sharding(variable, mesh))
+            )
+            for path, variable in nnx.to_flat_state(nnx.state(model))
+        }
+        nnx.update(model, nnx.from_flat_state(placed))
+    return model
 
 
 def init_model(

@@ -60,7 +60,8 @@ class LoraConfig:
 def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
     """A model with adapters on `config.targets` that shares every array of `model` which is not quantised.
 
-    Shardings follow the base: parameters placed on a mesh get adapters placed on it by `sharding.RULES`.
+    Shardings follow the base: parameters placed on a mesh get adapters placed on it by `sharding.RULES`. An abstract
+    base (`abstract_model`) gives an abstract result.
 
     Raises:
       ValueError: if the model has adapters already, or a target matches no module (the message lists the modules).
@@ -79,7 +80,10 @@ def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
         axes = base.get_metadata()["axes"]
         for suffix in ("_lora_a", "_lora_b"):
             if (variable := getattr(module, name + suffix, None)) is not None:
-                values[*path, name + suffix] = _init_adapter(module, name + suffix, variable, axes, rngs, mesh)
+                module.lora_scale = config.alpha / config.rank
+                values[*path, name + suffix] = _init_adapter(
+                    module, name + suffix, variable, axes, rngs, mesh, abstract=_is_abstract(base)
+                )
         if not isinstance(weight := getattr(module, name), nnx.Variable):  # qwix replaced it by a quantised one
             for part, variable in _quantise(values.pop((*path, name)).get_value(), weight, mesh).items():
                 values[*path, name, "array", part] = variable
@@ -178,17 +182,34 @@ def _trace(model: Gemma3, rules: list[Any]) -> Gemma3:
         return qwix.apply_lora_to_model(bare, qwix.LoraProvider(rules), tokens, rngs=nnx.Rngs(0))
 
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    return nnx.eval_shape(apply, abstract)
+    adapted = nnx.eval_shape(apply, abstract)
+    # What qwix leaves behind to intercept products by: `Linear` applies adapters itself (it also works when a layer is
+    # called alone, as in a scan over layers), and layers without notes of their own have equal structures.
+    adapted.__class__ = Gemma3
+    for _, module in nnx.iter_modules(adapted):
+        for note in [
+            name for name in vars(module) if name.startswith(("qwix_", "disable_quant")) or "einsum_str" in name
+        ]:
+            delattr(module, note)
+    return adapted
 
 
-def _init_adapter(module, name: str, variable: nnx.Variable, axes, rngs: nnx.Rngs, mesh: Mesh | None) -> nnx.Variable:
+def _init_adapter(
+    module, name: str, variable: nnx.Variable, axes, rngs: nnx.Rngs, mesh: Mesh | None, *, abstract: bool
+) -> nnx.Variable:
     """A: uniform with variance 2 / fan_in (qwix's default, He et al. 2015); B: zero. Both in float32."""
     shape, is_a = variable.get_value().shape, name.endswith("_lora_a")
     axes = (*axes[: module.contracted], "rank") if is_a else ("rank", *axes[module.contracted :])
     variable = variable.replace(jax.ShapeDtypeStruct(shape, jnp.float32))
     variable.set_metadata("axes", axes)
     sharding = None if mesh is None else variable_sharding(variable, mesh)
+    if abstract:
+        return variable.replace(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding))
     return variable.replace(_adapter_maker(shape, is_a, sharding)(rngs.params()))
+
+
+def _is_abstract(variable: nnx.Variable) -> bool:
+    return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
 
 
 @functools.cache  # one compilation for all layers
@@ -203,6 +224,8 @@ def _quantise(weight: jax.Array, abstract, mesh: Mesh | None) -> dict[str, nnx.V
     shardings = tuple(None if mesh is None else variable_sharding(v, mesh) for v in parts.values())
     how = abstract.how
     quantise = _quantiser(how.qtype, tuple(how.channelwise_axes), tuple(how.tiled_axes.items()), shardings)
+    if isinstance(weight, jax.ShapeDtypeStruct):
+        quantise = functools.partial(jax.eval_shape, quantise)
     return {name: v.replace(value) for (name, v), value in zip(parts.items(), quantise(weight), strict=True)}
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
@@ -60,7 +61,13 @@ class RMSNorm(nnx.Module):
 
 
 class _Linear(nnx.Module):
-    """One product `einsum(equation, x, weight)`, in the dtype of `x` also where LoRA parameters are wider."""
+    """One product `einsum(equation, x, weight)` in the dtype of `x`, plus an adapter's `lora_scale · (x A) B`.
+
+    Attributes:
+      contracted: leading dimensions of the weight that the product sums over (the last ones of `x`).
+      lora_scale: alpha / rank, set by `add_lora` together with the parameters `…_lora_a` `[*contracted, rank]` and
+        `…_lora_b` `[rank, *out]`; None without an adapter.
+    """
 
     weight_name: str
 
@@ -77,13 +84,29 @@ class _Linear(nnx.Module):
         fan_in = math.prod(shape[:contracted])
         setattr(self, self.weight_name, _param(rngs, shape, axes, dtype, fan_in**-0.5))
         self.equation = equation
-        self.contracted = contracted  # leading dimensions of the weight that the product sums over
+        self.contracted = contracted
+        self.lora_scale: float | None = None
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        out = self._base(x).astype(x.dtype)
+        if self.lora_scale is None:
+            return out
+        a, b = (
+            getattr(self, self.weight_name + suffix).get_value().astype(x.dtype) for suffix in ("_lora_a", "_lora_b")
+        )
+        return out + self.lora_scale * jnp.tensordot(jnp.tensordot(x, a, self.contracted), b, 1)
+
+    def _base(self, x: Array) -> Array:
         weight = getattr(self, self.weight_name)
-        # qwix knows a weight by identity: the raw array of a Param, or the quantised object that replaced it.
-        weight = weight.get_value() if isinstance(weight, nnx.Variable) else weight
-        return jnp.einsum(self.equation, x, weight).astype(x.dtype)
+        if isinstance(weight, nnx.Variable):
+            return jnp.einsum(self.equation, x, weight.get_value())
+        values, scale = weight.array.qvalue.get_value(), weight.array.scale.get_value()
+        if values.dtype == jnp.int8:  # a scale per output channel
+            product = jnp.einsum(self.equation, x, values.astype(x.dtype))
+            return product * scale.reshape(scale.shape[self.contracted :]).astype(x.dtype)
+        import qwix  # 0.3 s: not for those who only load a model
+
+        return jnp.einsum(self.equation, x, qwix.dequantize(weight.array).astype(x.dtype))
 
 
 class Einsum(_Linear):
@@ -126,6 +149,7 @@ class Attention(nnx.Module):
         kv = self.kv_einsum(x)
         k, v = self._key_norm(kv[:, :, 0]), kv[:, :, 1]
         q, k = rotate(q, rotary, scale=self.query_scale), rotate(k, rotary)
+        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
         if cached is None:
             return self.attn_vec_einsum(attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)), None
         keys, values, step = cached
@@ -267,18 +291,11 @@ class Gemma3(nnx.Module):
                 f"tokens of {tokens.shape[0]} rows that continue a cache of {cache.rows} rows need as many rows and no "
                 "segment_ids; to start texts in chosen rows, give rows"
             )
-        if segment_ids is None:
-            segment_ids = jnp.ones_like(tokens) if positions is None else jnp.where(positions >= 0, 1, 0)
-        if positions is None:
-            positions = segment_positions(segment_ids)
-
         config = self.config
-        rotary = {
-            "local": rotary_angles(positions, config.head_dim, config.local_rope_theta, 1.0),
-            "global": rotary_angles(positions, config.head_dim, config.global_rope_theta, config.global_rope_factor),
-        }
-        steps = {} if cache is None else plan_steps(cache, positions, rows, config.sliding_window)
-        x = constrain(self.embedder.encode(tokens), ("batch", None, None))
+        x, rotary, segment_ids = self.begin(tokens, positions, segment_ids)
+        steps = {}
+        if cache is not None and positions is not None:
+            steps = plan_steps(cache, positions, rows, config.sliding_window)
         stores = []
         for i, (layer, kind) in enumerate(zip(self.layers, config.layer_types, strict=True)):
             cached = None if cache is None else CachedLayer(cache.keys[i], cache.values[i], steps[kind])
@@ -292,6 +309,24 @@ class Gemma3(nnx.Module):
         return hidden, KVCache(
             keys=keys, values=values, positions={kind: step.positions for kind, step in steps.items()}
         )
+
+    def begin(
+        self,
+        tokens: Int[Array, "batch seq"],
+        positions: Int[Array, "batch seq"] | None,
+        segment_ids: Int[Array, "batch seq"] | None,
+    ) -> tuple[Float[Array, "batch seq embed"], dict[LayerType, Rotary], Int[Array, "batch seq"]]:
+        """What the first layer takes: the residual stream, rotary angles by kind of layer, and segment ids."""
+        if segment_ids is None:
+            segment_ids = jnp.ones_like(tokens) if positions is None else jnp.where(positions >= 0, 1, 0)
+        if positions is None:
+            positions = segment_positions(segment_ids)
+        config = self.config
+        rotary: dict[LayerType, Rotary] = {
+            "local": rotary_angles(positions, config.head_dim, config.local_rope_theta, 1.0),
+            "global": rotary_angles(positions, config.head_dim, config.global_rope_theta, config.global_rope_factor),
+        }
+        return constrain(self.embedder.encode(tokens), ("batch", None, None)), rotary, segment_ids
 
     def logits(self, hidden: Float[Array, "*dims embed"]) -> Float[Array, "*dims vocab"]:
         """Next-token logits in float32. `[*, embed]` → `[*, vocab]`: select the positions you need first."""
