@@ -23,6 +23,7 @@ import importlib
 import itertools
 import json
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _read_lines(path: Path, start: int) -> Iterator[Row]:
-    with _naming(path), _open(path) as file:
+    with naming(path), _open(path) as file:
         for index, line in enumerate(file):
             if index >= start and line.strip():
                 yield Row(path.name, index, _parsed(line))
@@ -142,12 +143,12 @@ def _parsed(line: bytes) -> Mapping[str, Any] | Refusal:
 
 def _read_json(path: Path, start: int) -> Iterator[Row]:
     """Reads an array piece by piece, so that memory holds one piece and one row; or hands over to `_read_lines`."""
-    with _naming(path), _open(path) as file:
+    with naming(path), _open(path) as file:
         first = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
     if first != b"[":
         yield from _read_lines(path, start)
         return
-    with _naming(path), _open(path) as file:
+    with naming(path), _open(path) as file:
         for index, data in enumerate(_array_items(codecs.getreader("utf-8-sig")(file))):
             if index < start:
                 continue
@@ -192,7 +193,7 @@ def _skip_space(text: str, position: int) -> int:
 
 def _read_parquet(path: Path, start: int) -> Iterator[Row]:
     parquet = needs("pyarrow.parquet", "arrow", str(path))
-    with _naming(path), parquet.ParquetFile(path) as file:
+    with naming(path), parquet.ParquetFile(path) as file:
         index, groups = 0, list(range(file.num_row_groups))
         while groups and index + (count := file.metadata.row_group(groups[0]).num_rows) <= start:
             index += count
@@ -203,7 +204,7 @@ def _read_parquet(path: Path, start: int) -> Iterator[Row]:
 def _read_arrow(path: Path, start: int) -> Iterator[Row]:
     """Reads both of Arrow's forms: the stream that `datasets` writes, and the file."""
     arrow = needs("pyarrow", "arrow", str(path))
-    with _naming(path), arrow.memory_map(str(path)) as file:
+    with naming(path), arrow.memory_map(str(path)) as file:
         if file.read(6) == b"ARROW1":
             reader = arrow.ipc.open_file(file)
             batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
@@ -224,7 +225,7 @@ def _batch_rows(path: Path, batches: Iterator[Any], index: int, start: int) -> I
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Makes the errors of a damaged file name it. Arrow's errors are ValueError and OSError."""
     try:
         yield
@@ -291,7 +292,9 @@ def gsm_symbolic(size: int, *, seed: int = 0, difficulty: float = 1.0, start: in
     """
     if size < 1:
         raise ValueError(f"size is {size}; wanted at least 1.")
-    gym = needs("reasoning_gym", "reasoning-gym", "gsm_symbolic")
+    with warnings.catch_warnings():  # a package that it imports compares with `is`
+        warnings.simplefilter("ignore", SyntaxWarning)
+        gym = needs("reasoning_gym", "reasoning-gym", "gsm_symbolic")
     items = gym.create_dataset("gsm_symbolic", size=size, seed=seed, difficulty=difficulty)
     return (Row("gsm_symbolic", index, _gsm_columns(items[index])) for index in range(start, size))
 
