@@ -21,7 +21,7 @@ import time
 from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -115,7 +115,7 @@ class Checkpointer:
         self._failure: tuple[int, BaseException] | None = None
         self._cleaned = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, *_: object) -> None:

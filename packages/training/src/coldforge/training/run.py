@@ -27,7 +27,7 @@ from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -121,7 +121,7 @@ class Run:
         self._lock = lock
         self._closed = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         return self
 
     def __exit__(

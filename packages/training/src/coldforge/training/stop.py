@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,7 +70,7 @@ class Stopper:
         self._vote = _Vote() if jax.process_count() > 1 else None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Stopper":
         read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
