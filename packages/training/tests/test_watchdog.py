@@ -359,7 +359,9 @@ def test_every_finding_says_what_why_and_what_to_do():
         )
 
 
-@pytest.mark.parametrize("option", [{"cooldown": 0}, {"low_loss": -1.0}, {"vocab_size": 0}, {"window": math.nan}])
+@pytest.mark.parametrize(
+    "option", [{"cooldown": 0}, {"low_loss": -1.0}, {"vocab_size": 0}, {"cooldown": -1}, {"spike_share": math.nan}]
+)
 def test_bad_thresholds_are_named(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must be positive, got"):
         WatchdogConfig(**option)

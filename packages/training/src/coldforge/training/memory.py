@@ -18,7 +18,7 @@ GIB = 1 << 30
 def memory_metrics(devices: Iterable[Any] | None = None) -> dict[str, float]:
     """`memory/host_gib`, `memory/host_peak_gib` and, of the fullest device, `memory/device_{,peak_,limit_}gib`.
 
-    Costs about 50 µs on a host; a device's figures are its allocator's and wait for nothing.
+    Costs about 0.3 ms; a device's figures are its allocator's and wait for nothing.
 
     Args:
       devices: to ask; this process's own by default.
