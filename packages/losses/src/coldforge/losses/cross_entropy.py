@@ -27,7 +27,7 @@ class CrossEntropy(NamedTuple):
       nll: Σ w · nll, without the z-loss; exp of its mean is the perplexity.
       segments: one sum per label, `[num_labels]`, over tokens of weight > 0, each counted once, whatever its weight;
         None without labels.
-      entropy: Σ H over tokens of weight > 0, each counted once: the predictions' entropy in nats; None unless asked for.
+      entropy: Σ H over tokens of weight > 0, each counted once: the entropy in nats; None unless asked for.
     """
 
     loss: WeightedSum

@@ -32,8 +32,8 @@ class GateLimits:
         format: The least share of well-formed replies.
         ended: The least share of replies whose turn was ended by the model.
         truncated: The largest share of replies that were cut off at the limit of new tokens.
-        accuracy_drop: How much of its accuracy the model may lose against the base, on the same prompts: 0.1 allows 60 %
-            to become 50 %. A dip is expected (DeepSeek-R1, Table 3: AIME 77.9 to 59.0 after the cold start).
+        accuracy_drop: How much of its accuracy the model may lose against the base, on the same prompts: 0.1 allows
+            60 % to become 50 %. A dip is expected (DeepSeek-R1, Table 3: AIME 77.9 to 59.0 after the cold start).
         min_prompts: The gate fails on fewer. 73 is the smallest number that can show 95 %: only from there on is the
             lower end of Wilson's interval above 95 % when every reply is well formed.
 
@@ -239,7 +239,8 @@ def _pairs(base: Sequence[Graded], tuned: Sequence[Graded]) -> list[tuple[Graded
     if old.keys() != new.keys():
         odd = sorted(old.keys() ^ new.keys())
         raise ValueError(
-            f"base and tuned model must reply to the same prompts; {len(odd)} have one reply only, the first: {odd[0]!r:.80}"
+            f"base and tuned model must reply to the same prompts; {len(odd)} have one reply only, "
+            f"the first: {odd[0]!r:.80}"
         )
     return [(old[prompt], reply) for prompt, reply in new.items()]
 
@@ -374,8 +375,8 @@ def _notes(compared: Paired, base: Rates, n: int, limits: GateLimits) -> list[st
     notes = []
     if compared.n and compared.detectable > limits.accuracy_drop:
         notes.append(
-            f"{compared.n} graded prompts show a drop of {100 * compared.detectable:.0f} points (4 times in 5), not one of "
-            f"{100 * limits.accuracy_drop:g}: ask more prompts to be sure of that."
+            f"{compared.n} graded prompts show a drop of {100 * compared.detectable:.0f} points (4 times in 5), "
+            f"not one of {100 * limits.accuracy_drop:g}: ask more prompts to be sure of that."
         )
     if compared.n and base.accuracy.value <= limits.accuracy_drop:
         notes.append(

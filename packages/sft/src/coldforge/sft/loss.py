@@ -5,10 +5,10 @@
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num, PyTree
+from jaxtyping import Array, Int, Num, PyTree
 
 from coldforge.losses import cross_entropy, next_tokens
 from coldforge.training import LossFn, Sums
@@ -20,6 +20,7 @@ PARTS = ("reasoning", "answer")  # what `Batch.parts` calls 1 and 2
 Apply = Callable[[PyTree, PyTree, Array, Array, Array], tuple[Array, Array]]
 
 
+@runtime_checkable
 class Batch(Protocol):
     """A micro-batch of packed rows, `[rows, seq]` each; any pytree with these attributes.
 
@@ -42,8 +43,8 @@ def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk:
     """The loss of a micro-batch as sums: Σ w[t] · (−log p(token t | its text before t) + z_loss · logsumexp²).
 
     A text's first token is never a target, and packed texts do not see each other (`segment_ids`). Further sums, for
-    `means`: `nll` (without the z-loss); per part `reasoning_nll`, `reasoning_tokens`, `answer_nll`, `answer_tokens`, over
-    tokens of weight > 0, each counted once; `tokens` (no padding) and `positions` (all).
+    `means`: `nll` (without the z-loss); per part `reasoning_nll`, `reasoning_tokens`, `answer_nll`, `answer_tokens`,
+    over tokens of weight > 0, each counted once; `tokens` (no padding) and `positions` (all).
 
     Args:
       apply: a model as a pure function, say `coldforge.modeling.trainable(model).apply`.
@@ -62,16 +63,17 @@ def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk:
             labels=parts - 1, num_labels=len(PARTS), z_loss=z_loss, entropy=entropy, chunk=chunk,
         )  # fmt: skip
         assert found.segments is not None
-        sums: dict[str, Array] = {
-            "nll": found.nll.total,
+        sums = {
+            "nll": jnp.asarray(found.nll.total),
             "tokens": jnp.sum(batch.segment_ids > 0, dtype=jnp.int32),
             "positions": jnp.asarray(batch.tokens.size, jnp.int32),
         }
+        totals, counts = (jnp.asarray(sums_of_parts) for sums_of_parts in found.segments)
         for index, part in enumerate(PARTS):
-            sums |= {f"{part}_nll": found.segments.total[index], f"{part}_tokens": found.segments.weight[index]}
+            sums |= {f"{part}_nll": totals[index], f"{part}_tokens": counts[index]}
         if found.entropy is not None:
-            sums["entropy"] = found.entropy.total
-        return Sums(found.loss.total, found.loss.weight, sums)
+            sums["entropy"] = jnp.asarray(found.entropy.total)
+        return Sums(jnp.asarray(found.loss.total), jnp.asarray(found.loss.weight), sums)
 
     return loss
 
@@ -84,8 +86,8 @@ def means(sums: Mapping[str, Any], *, group: str = "train") -> dict[str, float]:
       group: first part of the names: "train" or "eval".
 
     Returns:
-      `GROUP/nll`, `GROUP/loss_reasoning`, `GROUP/loss_answer` (nats per token, left out where a part has no tokens), and
-      `GROUP/entropy` if it was summed.
+      `GROUP/nll`, `GROUP/loss_reasoning`, `GROUP/loss_answer` (nats per token, left out where a part has no tokens),
+      and `GROUP/entropy` if it was summed.
     """
     value = {name: float(total) for name, total in sums.items()}
     found = {f"{group}/nll": value["nll"] / value["weight"]} if value["weight"] else {}
