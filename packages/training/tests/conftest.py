@@ -9,6 +9,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -92,7 +93,6 @@ def small() -> ModuleType:
 
 
 @pytest.fixture
-def messages(caplog) -> list[str]:
-    """What the package has warned of; read it after the call."""
-    caplog.set_level("WARNING", "coldforge.training")
-    return caplog.messages
+def messages(caplog) -> Callable[[], list[str]]:
+    """What the package has warned of."""
+    return lambda: caplog.messages

@@ -14,6 +14,7 @@ Arrays are stored by path (`params.layers.0.kernel`), so any pytree with the sam
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import threading
@@ -264,6 +265,7 @@ class Checkpointer:
             self._orbax.wait_until_finished()
             if jax.process_index() == 0:
                 record["files"] = _sizes(partial)
+                _sync(partial)
                 with replace_file(partial / MARKER) as file:
                     file.write(json.dumps(record, indent=1, allow_nan=False).encode())
                 self._delete(self._path(step))
@@ -380,6 +382,17 @@ def _sizes(path: Path) -> dict[str, int]:
     """Bytes of every file below `path` but the marker's."""
     files = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(MARKER))
     return {file.relative_to(path).as_posix(): file.stat().st_size for file in files}
+
+
+def _sync(path: Path) -> None:
+    """Makes what is below `path` outlive the machine: a preempted one does not write its caches back."""
+    for file in path.rglob("*"):
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sync_directory(path)
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

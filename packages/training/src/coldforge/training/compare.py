@@ -68,7 +68,7 @@ def table(found: Collection[Difference], *, there: str, here: str) -> str:
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):  # an empty one is the same as none
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

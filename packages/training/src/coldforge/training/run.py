@@ -261,12 +261,11 @@ def read_manifest(path: str | PathLike[str]) -> Manifest:
         version = stored.pop("version")
         if version != VERSION:
             raise RunError(f"{file} is of version {version}; this release reads version {VERSION}")
-        manifest = Manifest(**stored, directory=directory)
+        if stored["status"] not in get_args(Status):
+            raise RunError(f"{file} has status {stored['status']!r}; wanted one of {', '.join(get_args(Status))}")
+        return Manifest(**stored, directory=directory)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{file} is not what a run writes: {error!r}") from error
-    if manifest.status not in get_args(Status):
-        raise RunError(f"{file} has status {manifest.status!r}; wanted one of {', '.join(get_args(Status))}")
-    return manifest
 
 
 def require_gate(manifest: Manifest, *, force: bool = False) -> None:
@@ -319,8 +318,9 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """This process's command, as one types it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """This process's command, as one types it: `coldforge-sft tiny`, or `python train.py tiny`."""
+    program = sys.orig_argv if sys.argv[0].endswith(".py") else sys.argv  # a script on the PATH, or a file of Python's
+    return shlex.join([Path(program[0]).name, *program[1:]])
 
 
 def _check(path: Path, stage: str, wanted: Mapping[str, Any], may_differ: Collection[str]) -> Manifest | None:
