@@ -7,11 +7,13 @@ vocabulary out of a GGUF file.
 `format` is `<reasoning>…</reasoning><answer>…</answer>`; `records` says what travels between the steps that follow;
 `sources` reads rows; `convert` makes examples of them, for which `answers` finds the final answer in a solution;
 `filters` and `duplicates` judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens;
-`audit` counts what became of the rows, and `audit_page` shows it. `dataset` is what they become on disk.
+`audit` counts what became of the rows, and `audit_page` shows it. `dataset` is what they become on disk;
+`packing` plans which examples share a row, and `batches` reads them for training and evaluation.
 """
 
 from coldforge.data.audit import Audit, Sample, SourceAudit
 from coldforge.data.audit_page import audit_page
+from coldforge.data.batches import Batches, EvalBatches, TokenBatch, eval_batches
 from coldforge.data.chat import Message, render_chat
 from coldforge.data.convert import Conversion, convert
 from coldforge.data.dataset import Dataset, Record, Split, open_dataset, write_dataset
@@ -25,6 +27,7 @@ from coldforge.data.filters import (
     repetition,
 )
 from coldforge.data.format import FormatError, ReasoningFormat, Reply
+from coldforge.data.packing import Plan, plan_rows
 from coldforge.data.records import AnswerKind, Example, Refusal, Row
 from coldforge.data.sources import read_rows
 from coldforge.data.tokenizer import StreamDecoder, Tokenizer
@@ -33,9 +36,11 @@ from coldforge.data.tokens import Part, Tokens, loss_weights, tokenize
 __all__ = [
     "AnswerKind",
     "Audit",
+    "Batches",
     "Conversion",
     "Dataset",
     "Decontamination",
+    "EvalBatches",
     "ExactDuplicates",
     "Example",
     "Filter",
@@ -43,6 +48,7 @@ __all__ = [
     "Message",
     "NearDuplicates",
     "Part",
+    "Plan",
     "ReasoningFormat",
     "Record",
     "Refusal",
@@ -52,15 +58,18 @@ __all__ = [
     "SourceAudit",
     "Split",
     "StreamDecoder",
+    "TokenBatch",
     "Tokenizer",
     "Tokens",
     "audit_page",
     "code_blocks",
     "convert",
+    "eval_batches",
     "long_paragraphs",
     "loss_weights",
     "mixed_language",
     "open_dataset",
+    "plan_rows",
     "read_rows",
     "render_chat",
     "repetition",
