@@ -109,6 +109,15 @@ def test_short_evaluation_questions_count_as_a_whole() -> None:
         Decontamination(["", "?!"])
 
 
+def test_an_instruction_that_evaluation_texts_share_contaminates_nothing() -> None:
+    instruction = " ".join(WORDS[:12])
+    texts = [f"{' '.join(story(seed, 20))}. {instruction}" for seed in range(40)]
+    judge = Decontamination(texts)
+    assert judge(example(question=f"{' '.join(story(99, 20))}. {instruction}")) is None
+    assert all(reason(judge, example(question=text)) == "contaminated" for text in texts)
+    assert reason(Decontamination(texts[:10]), example(question=instruction)) == "contaminated"  # too few to tell
+
+
 def test_exact_duplicates() -> None:
     with ExactDuplicates() as judge, ExactDuplicates(lambda row: row.question) as by_question:
         assert judge(example("a b", index=4)) is None

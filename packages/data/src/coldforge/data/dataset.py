@@ -322,7 +322,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         if (path / UNFINISHED).is_file():
-            raise ValueError(f"{path} is not finished. Run the command again that it was begun with; it goes on.")
+            raise ValueError(f"{path} is not finished; run the command again that it was begun with, and it goes on.")
         raise FileNotFoundError(f"{path} holds no data set (no {MANIFEST}); wanted what coldforge-prepare wrote.")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -355,7 +355,7 @@ def write_shard(
         What the manifest says of it: name, records, tokens, bytes.
 
     Raises:
-        OSError: It cannot be written, e.g. because the disk is full. Nothing is left behind.
+        OSError: It cannot be written, e.g. because the disk is full. Nothing half written is left.
     """
     path = directory / f"{split}-{number:05d}.arrayrecord"
     atomic(lengths_path(path), lambda file: _save_lengths(file, lengths))

@@ -111,11 +111,18 @@ class Decontamination:
     """Refuses examples that share n words in a row with an evaluation set: "contaminated".
 
     Question, reasoning and answer are looked at. An evaluation text of fewer than n words has no such run: it counts
-    where an example's question has exactly its words. Memory is that of the evaluation set: 8 bytes a word.
+    where an example's question has exactly its words. A run that stands in many evaluation texts is an instruction that
+    they share ("Give the result as your final answer. Do not …"), which tells none of them: it does not count. Memory
+    is that of the evaluation set: 8 bytes a word.
     """
 
-    def __init__(self, texts: Iterable[str], *, n: int = 10) -> None:
+    def __init__(self, texts: Iterable[str], *, n: int = 10, common: float = 0.1) -> None:
         """Takes the evaluation set's questions (and solutions, if they must not be seen either).
+
+        Args:
+            texts: The texts.
+            n: How many words make a run.
+            common: Runs in more than this share of the texts, and in more than ten of them, do not count.
 
         Raises:
             ValueError: There are no words in the texts, so that nothing would ever be refused.
@@ -128,7 +135,8 @@ class Decontamination:
             if 0 < len(text_words) < n:
                 self._short.add(tuple(text_words))
             found.append(np.unique(ngram_hashes(text_words, n)))
-        self._runs = np.unique(np.concatenate(found))
+        self._runs, counts = np.unique(np.concatenate(found), return_counts=True)
+        self._runs = self._runs[counts <= max(10.0, common * (len(found) - 1))]
         if not self._short and not self._runs.size:
             raise ValueError("the evaluation set has no words; wanted the texts that examples must not share.")
 

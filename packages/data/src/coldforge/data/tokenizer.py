@@ -143,12 +143,12 @@ class Tokenizer:
     def encode_batch(
         self, texts: Iterable[str], *, add_bos: bool = False, num_threads: int | None = None
     ) -> list[list[int]]:
-        """Encodes many texts as `encode` does each, without holding Python's interpreter lock.
+        """Encodes many texts as `encode` does each; several threads do not hold Python's interpreter lock.
 
         Args:
             texts: Any texts.
             add_bos: Whether to put <bos> in front of each.
-            num_threads: How many threads share the work. None: one for each processor.
+            num_threads: How many threads share the work; 1: this one does it. None: one for each processor.
 
         Raises:
             TypeError: `texts` is a string, or holds something that is none.
@@ -161,7 +161,10 @@ class Tokenizer:
             raise ValueError(f"num_threads is {num_threads}; wanted at least 1, or None for one for each processor.")
         # UTF-8 here, since SentencePiece reports a lone surrogate as a type that cannot be cast.
         data = [_checked(text).encode() for text in texts]
-        rows: list[list[int]] = self._processor.encode(data, num_threads=num_threads)
+        if num_threads == 1:  # SentencePiece would start a thread for it: 1.7 M tokens/s instead of 3.5 for short texts
+            rows: list[list[int]] = [self._processor.encode(text) for text in data]
+        else:
+            rows = self._processor.encode(data, num_threads=num_threads)
         return [[self.bos_id, *row] for row in rows] if add_bos else rows
 
     def encode_template(self, text: str) -> list[int]:

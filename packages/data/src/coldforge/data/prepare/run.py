@@ -339,7 +339,7 @@ class _Run:
         Raises:
             NothingLeftError: There would be no row to train on.
         """
-        page = audit_page(self.audit, f"Data audit of {self._out.name}")
+        page = audit_page(self.audit)
         atomic(self._out / AUDIT_PAGE, lambda file: _write_text(file, page))
         if not self._shards["train"] and not self._state.pending["train"]:
             raise NothingLeftError(self._nothing(), self.audit)
