@@ -243,9 +243,7 @@ def test_gradients_are_summed_before_they_are_divided(small, expected):
 def test_any_optimizer_of_optax_will_do(small):
     optimizer = optax.sgd(0.1)
     step = make_train_step(small.loss_fn, optimizer, optax.constant_schedule(0.1), accumulation=1)
-    _, metrics = step(
-        init_state(small.placed(), optimizer, 0), small.placed_frozen(), place_batch(small.make_batch(0))
-    )
+    _, metrics = step(init_state(small.placed(), optimizer, 0), small.placed_frozen(), place_batch(small.make_batch(0)))
     assert float(metrics["grad_norm_clipped"]) == float(metrics["grad_norm"])
     assert float(metrics["update_norm"]) == pytest.approx(0.1 * float(metrics["grad_norm"]), rel=1e-5)
 

@@ -69,7 +69,8 @@ class Checkpointer:
     """Saves and restores the states of a run, in a directory of its own.
 
     All processes of a run make one and call its methods alike; the directory is on a file system that they share. Use
-    it as a context manager, or `close` it: only then is the last save complete.
+    it as a context manager, or `close` it: only then is the last save complete. Make it before the first step: it
+    imports Orbax, after which JAX (0.12) compiles anew what it has compiled.
 
     Args:
       directory: is made when the first checkpoint is written.
