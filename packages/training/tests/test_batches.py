@@ -28,7 +28,7 @@ def test_a_batch_comes_back(tmp_path):
     np.testing.assert_array_equal(arrays["tokens"], batch.tokens)
     np.testing.assert_array_equal(arrays["weights"], batch.weights)
     assert arrays["tokens"].dtype == np.int32
-    assert back == {"step": 12, "loss": "nan", "ids": [0, 1, 2], "source": ["gsm", "é"], "deep": {"x": [1, 2.5]}}
+    assert back == {"step": 12, "loss": "NaN", "ids": [0, 1, 2], "source": ["gsm", "é"], "deep": {"x": [1, 2.5]}}
     assert [p.name for p in path.parent.iterdir()] == ["step_12.npz"]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,33 @@ def test_the_same_step_is_replaced(saved, make, tiny):
         checkpointer.wait()
         assert checkpointer.restore(2, tiny).data_state == {"position": "again"}
     assert checkpointer.steps() == [1, 2, 3]
+
+
+def test_there_is_a_checkpoint_while_it_is_replaced(make, tiny, monkeypatch):
+    """Deleting takes a while, and a process may be killed in it."""
+    checkpointer, moments, real = make(keep_last=1), [], shutil.rmtree
+    checkpointer.save(1, tiny, {"position": "first"})
+    checkpointer.wait()
+
+    def rmtree(path, *args, **options):
+        moments.append((path.name, checkpointer.steps()))
+        real(path, *args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    checkpointer.save(1, tiny, {"position": "again"})
+    checkpointer.wait()
+    assert moments == [(".step_00000001.deleted", [1])]
+    assert checkpointer.restore(1, tiny).data_state == {"position": "again"}
+
+
+def test_numbers_that_json_lacks_come_back(make, tiny):
+    """A nan in what an iterator remembers must not cost the run its checkpoints."""
+    checkpointer = make()
+    checkpointer.save(1, tiny, {"mean": float("nan"), "least": [float("inf")]})
+    checkpointer.wait()
+    state = checkpointer.restore_latest(tiny).data_state
+    assert np.isnan(state["mean"])
+    assert state["least"] == [float("inf")]
 
 
 def no_marker(path):

@@ -207,7 +207,7 @@ def test_starts_within_a_second_keep_their_event_files(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' /dev/full")
 def test_a_full_disk_is_named_with_what_to_do():
     full = AppendFile(Path("/dev/full"))
-    with pytest.raises(OSError, match="No space left on device; free some space, then start again") as error:
+    with pytest.raises(OSError, match="No space left on device; make room, then start again") as error:
         full.append(b"line\n")
     full._file.close()
     assert error.value.errno == errno.ENOSPC
@@ -227,6 +227,21 @@ def test_a_record_that_does_not_fit_is_taken_back(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         file.close()
     assert (tmp_path / "log").read_bytes() == b"x" * 59 + b"\n" + b"z" * 19 + b"\n"
+
+
+def test_a_replacement_that_does_not_fit_is_named(tmp_path):
+    def replace():
+        with replace_file(tmp_path / "manifest.json") as file:
+            file.write(b"x" * 1000)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large; make room, .*manifest\.json'$"):
+            replace()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_replacement_that_fails_leaves_the_file_alone(tmp_path):

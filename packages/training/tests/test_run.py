@@ -119,6 +119,45 @@ def test_another_identity_is_refused(start):
         assert run.manifest.identity == {"base": "b", "dataset": "d", "tokenizer": "t"}
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_refused_leaves_the_run_as_it_was(start, tmp_path, late):
+    """The weights turn out to be others when the run is open: status, command and config are not this start's."""
+    with start(identity={"base": "b"}, command="coldforge-sft tiny") as run:
+        run.close("finished", "passed its gate")
+    found = {path.name: path.read_bytes() for path in run.path.glob("[cm]*")}
+    other = {"config": Config(max_hours=9.0), "may_differ": ("max_hours",), "command": "coldforge-sft tiny --base c"}
+
+    def identify_late():
+        with start(**other) as run:
+            run.identify({"base": "c"})
+
+    with pytest.raises(RunError, match="base: it has 'b', here it is 'c'"):
+        identify_late() if late else start(**other, identity={"base": "c"})
+    assert found.keys() == {"config.yaml", "manifest.json"}
+    assert {path.name: path.read_bytes() for path in run.path.glob("[cm]*")} == found
+    start(identity={"base": "b"}).close("finished")  # and the lock is free
+
+
+def test_figures_that_are_not_finite_are_seen(start):
+    with start() as run:
+        run.update(figures={"loss": np.float32("nan"), "speed": float("inf"), "deep": [{"x": -float("inf")}]})
+        run.close("finished")
+    assert read_manifest(run.path).figures == {"loss": "NaN", "speed": "Infinity", "deep": [{"x": "-Infinity"}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"rank", "is not what a run writes: it holds 'rank'"), (b"- 1", "is not what a run writes"),
+     (b"a: \xff\xfe", "cannot be read: .*codec can't decode")],
+)  # fmt: skip
+def test_a_config_that_is_none(start, content, message):
+    run = start()
+    run.close("stopped")
+    (run.path / "config.yaml").write_bytes(content)
+    with pytest.raises(RunError, match=rf"config\.yaml {message}"):
+        start()
+
+
 def test_a_directory_of_something_else_is_refused(start, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from coldforge.training.compare import spelled
 from coldforge.training.files import replace_file
 
 EXTRA = "extra_json"
@@ -41,7 +42,7 @@ def save_batch(path: str | Path, batch: PyTree, extra: Mapping[str, Any]) -> Pat
         raise ValueError(f"{EXTRA!r} is where what belongs to the batch is kept; name the array otherwise")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as file:
-        arrays[EXTRA] = np.array(json.dumps(_plain(extra), allow_nan=False))
+        arrays[EXTRA] = np.array(json.dumps(spelled(_plain(extra)), allow_nan=False))
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez has arguments of its own by name
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -67,13 +68,11 @@ def _name(keys: tuple[Any, ...]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with numpy's numbers and arrays as Python's, and strings for numbers that JSON lacks."""
+    """`value` with numpy's numbers and arrays as Python's."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
     return value

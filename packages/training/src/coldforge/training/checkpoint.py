@@ -268,10 +268,12 @@ class Checkpointer:
                 record["files"] = _sizes(partial)
                 _sync(partial)
                 with replace_file(partial / MARKER) as file:
-                    file.write(json.dumps(record, indent=1, allow_nan=False).encode())
-                self._delete(self._path(step))
+                    file.write(json.dumps(record, indent=1).encode())  # a nan of the data state comes back as one
+                replaced = self._unname(self._path(step))
                 partial.replace(self._path(step))
                 sync_directory(self.directory)
+                if replaced is not None:  # deleting takes a while, in which the step would have no checkpoint
+                    shutil.rmtree(replaced)
                 for path in self._superseded():
                     self._delete(path)
             self.times = SaveTimes(stall, time.monotonic() - began)
@@ -335,10 +337,13 @@ class Checkpointer:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _delete(self, path: Path) -> None:
-        if path.exists():
-            nameless = path.with_name(f".{path.name}.deleted")
-            path.replace(nameless)
+        if (nameless := self._unname(path)) is not None:
             shutil.rmtree(nameless)
+
+    def _unname(self, path: Path) -> Path | None:
+        if not path.exists():
+            return None
+        return path.replace(path.with_name(f".{path.name}.deleted"))
 
     def _path(self, step: int) -> Path:
         return self.directory / f"step_{step:08d}"

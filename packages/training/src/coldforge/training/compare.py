@@ -1,6 +1,7 @@
 """Configs and identities as plain nested mappings: written to files, read back, and compared field by field."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import PurePath
@@ -42,6 +43,17 @@ def plain(value: Any, field: str = "") -> Any:
         f"{field or 'the value'} is {value!r} of type {type(value).__name__}, which a config file cannot hold: "
         "give text, a number, a boolean, None, or lists and mappings of those"
     )
+
+
+def spelled(value: Any) -> Any:
+    """A plain value in which numbers that JSON lacks are the texts "NaN", "Infinity" and "-Infinity": to be seen."""
+    if isinstance(value, Mapping):
+        return {k: spelled(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [spelled(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def differences(

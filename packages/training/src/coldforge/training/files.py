@@ -4,6 +4,7 @@
 leave the old content as it was when the disk is full.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +25,10 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a write, which does not say where
+            raise _full(error, path) from error
         raise
     sync_directory(path.parent)
 
@@ -37,6 +40,14 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _full(error: OSError, path: Path) -> OSError:
+    """`error` with the file's name and what to do about it."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OSError(error.errno, error.strerror, str(path))
+    advice = "make room, then start again with the same command: the run continues from its last checkpoint"
+    return OSError(error.errno, f"{error.strerror}; {advice}", str(path))
 
 
 class AppendFile:
@@ -64,12 +75,7 @@ class AppendFile:
         except OSError as error:
             with suppress(OSError):  # then half a record stays, which readers and the next start leave out
                 os.ftruncate(self._file.fileno(), size)
-            raise OSError(
-                error.errno,
-                f"{error.strerror}; free some space, then start again with the same command: "
-                "the run continues from its last checkpoint",
-                str(self.path),
-            ) from error
+            raise _full(error, self.path) from error
 
     def sync(self) -> None:
         """Returns when everything appended so far is on the disk."""

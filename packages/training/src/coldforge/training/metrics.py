@@ -17,7 +17,6 @@ Numbers that are not finite are written as the strings "NaN", "Infinity" and "-I
 
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from coldforge.training.compare import spelled
 from coldforge.training.files import AppendFile, replace_file
 from coldforge.training.tensorboard import EventFile
 
@@ -61,6 +61,7 @@ SCALARS: dict[str, str] = {
     "time/data": "seconds of the step spent waiting for the batch",
     "time/checkpoint": "seconds that the loop stood still for a checkpoint",
     "time/eval": "seconds that the loop stood still for an evaluation",
+    "time/samples": "seconds that the loop stood still for text samples",
 }
 
 LINE_BREAKS = {c: f"\\u{c:04x}" for c in (0x85, 0x2028, 0x2029)}
@@ -104,7 +105,7 @@ class MetricLog:
         metrics, _, events = self._files
         numbers = {name: _number(name, value) for name, value in values.items()}
         if numbers:
-            metrics.append(_line({"step": int(step), "time": time.time(), **_to_json(numbers)}))
+            metrics.append(_line({"step": int(step), "time": time.time(), **spelled(numbers)}))
             events.scalars(int(step), numbers)
 
     def text(self, step: int, tag: str, text: str) -> None:
@@ -208,13 +209,6 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a single number, got {value!r}") from error
-
-
-def _to_json(numbers: Mapping[str, float]) -> dict[str, float | str]:
-    return {
-        name: x if math.isfinite(x) else "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
-        for name, x in numbers.items()
-    }
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -34,7 +34,7 @@ import numpy as np
 import yaml
 from jax.experimental import multihost_utils
 
-from coldforge.training.compare import differences, plain, table
+from coldforge.training.compare import differences, plain, spelled, table
 from coldforge.training.files import replace_file
 
 VERSION = 1
@@ -100,7 +100,7 @@ class Run:
     """An open run: its paths, its manifest, and the lock. Made by `open_run`; a context manager.
 
     `close` says how it ended. Leaving the context by an exception marks the run as failed, with the message (as stopped
-    after KeyboardInterrupt).
+    after KeyboardInterrupt); but if it was `identify` that refused, the run is left as it was found.
 
     Attributes:
       path: the directory, absolute.
@@ -120,6 +120,8 @@ class Run:
         self.report = path / "report.html"
         self._lock = lock
         self._closed = False
+        self._found_config: bytes | None = None  # config.yaml as it was found
+        self._refusal: RunError | None = None
 
     def __enter__(self) -> "Run":
         return self
@@ -132,6 +134,8 @@ class Run:
         try:
             if error is None:
                 self.close("stopped", "it ended without saying how")
+            elif error is self._refusal:
+                self.put_back(str(error))
             elif isinstance(error, KeyboardInterrupt):
                 self.close("stopped", "KeyboardInterrupt")
             else:
@@ -165,8 +169,11 @@ class Run:
           RunError: if it is another; each field with both values.
         """
         found = {**self.manifest.identity, **plain(identity, "identity")}
-        if self.manifest.identity:
+        try:
             require_identity(self.manifest, {k: found[k] for k in plain(identity) if k in self.manifest.identity})
+        except RunError as error:
+            self._refusal = error
+            raise
         self.update(identity=found)
 
     def close(self, status: Status, note: str = "") -> None:
@@ -175,9 +182,27 @@ class Run:
         try:
             self.update(status=status, note=note)
         finally:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def put_back(self, why: str) -> None:
+        """Lets go of a run that this start does not fit: config and manifest are again as they were found."""
+        if self.previous is None:
+            self.close("failed", why)
+            return
+        self._closed = True
+        try:
+            if jax.process_index() == 0:
+                if self._found_config is not None:
+                    with replace_file(self.path / CONFIG) as file:
+                        file.write(self._found_config)
+                _write_manifest(self.previous)
+        finally:
+            self._release()
 
     def how_to_continue(self) -> str:
         """A sentence for people: the command that goes on with this run."""
@@ -214,13 +239,15 @@ def open_run(
     wanted = plain(config, "")
     lock: int | None = None
     previous: Manifest | None = None
+    found_config: bytes | None = None
 
     def begin() -> None:
-        nonlocal lock, previous
+        nonlocal lock, previous, found_config
         path.mkdir(parents=True, exist_ok=True)
         lock = _take_lock(path)
         try:
             previous = _check(path, stage, wanted, may_differ)
+            found_config = (path / CONFIG).read_bytes() if previous is not None else None
             with replace_file(path / CONFIG) as file:
                 file.write(_config_text(wanted, stage).encode())
             now = _now()
@@ -237,11 +264,12 @@ def open_run(
     _by_the_first(begin)
     manifest = read_manifest(path)
     run = Run(path, manifest, previous, wanted, lock)
+    run._found_config = found_config
     if identity is not None:
         try:
             run.identify(identity)
         except RunError as error:
-            run.close("stopped", str(error))
+            run.put_back(str(error))
             raise
     return run
 
@@ -337,8 +365,10 @@ def _check(path: Path, stage: str, wanted: Mapping[str, Any], may_differ: Collec
         raise RunError(f"{path} is a run of stage {previous.stage!r}, not {stage!r}. Choose another directory.")
     try:
         stored = yaml.safe_load((path / CONFIG).read_text("utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{path / CONFIG} cannot be read: {error}") from error
+    if not isinstance(stored, Mapping | None):
+        raise RunError(f"{path / CONFIG} is not what a run writes: it holds {stored!r:.80}, wanted fields with values")
     if found := differences(stored or {}, wanted, may_differ=may_differ):
         allowed = f"What may change: {', '.join(may_differ)}." if may_differ else ""
         raise RunError(
@@ -384,7 +414,7 @@ def _by_the_first(action: Callable[[], None]) -> None:
 
 def _write_manifest(manifest: Manifest) -> None:
     stored = {"version": VERSION, **{k: v for k, v in plain(manifest).items() if k != "directory"}}
-    text = json.dumps(stored, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(spelled(stored), indent=2, ensure_ascii=False, allow_nan=False)
     with replace_file(manifest.directory / MANIFEST) as file:
         file.write(text.encode() + b"\n")
 
