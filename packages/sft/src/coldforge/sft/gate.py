@@ -85,7 +85,7 @@ class Graded:
 
 
 class Rate(NamedTuple):
-    """`hits` of `n`. `Rate(97, 100).text` is "97.0 % (91.5 to 99.0)"."""
+    """`hits` of `n`. `Rate(97, 100).text` is "97.0 % (92–99)"."""
 
     hits: int
     n: int
@@ -112,7 +112,7 @@ class Rate(NamedTuple):
         if not self.n:
             return "none to count"
         low, high = self.interval
-        return f"{100 * self.value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        return f"{100 * self.value:.1f} % ({100 * low:.0f}–{100 * high:.0f})"
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -200,7 +200,7 @@ class Paired:
         if not self.n:
             return "none to compare"
         low, high = self.interval
-        return f"{100 * self.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) points"
+        return f"{100 * self.difference:+.1f} ({100 * low:+.0f} to {100 * high:+.0f})"
 
     def to_dict(self) -> dict[str, Any]:
         """For a manifest."""
@@ -258,7 +258,7 @@ class Check(NamedTuple):
     Attributes:
         name: The limit's name in `GateLimits`.
         limit: What was wanted, as "≥ 95 %".
-        measured: What was found, as "97.0 % (91.5 to 99.0)".
+        measured: What was found, as "97.0 % (92–99)".
         passed: Whether it holds.
         why: What was seen, and where it failed what the cause may be.
     """
@@ -359,7 +359,7 @@ def _truncated(tuned: Rates, limit: float) -> Check:
 
 
 def _accuracy(compared: Paired, base: Rates, tuned: Rates, limit: float) -> Check:
-    wanted = f"≥ {-100 * limit:+g} points"
+    wanted = f"≥ {-100 * limit:+g} points" if limit else "≥ 0 points"
     if not compared.n:
         return Check("accuracy", wanted, compared.text, True, "no prompt has an answer that can be graded: not judged")
     passed = compared.difference >= -limit

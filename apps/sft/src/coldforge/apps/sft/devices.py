@@ -1,0 +1,76 @@
+"""Devices and processes: the mesh that a run lies on, and which rows of a batch a process reads. Imports JAX.
+
+With a single device there is no mesh, and everything lies on the default device. Every process of a run has the same
+program; `row_share` says which part of the data is its own.
+"""
+
+import contextlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from coldforge import modeling
+from coldforge.apps.sft.config import Distributed, MeshConfig
+
+ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
+
+
+def join(options: Distributed) -> None:
+    """Makes this process one of several, if asked to; before anything else touches a device."""
+    if options.initialize:
+        jax.distributed.initialize(options.coordinator, num_processes=options.processes, process_id=options.process)
+
+
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh | None:
+    """The mesh over `devices` (default: all there are), or None where one device is all there is.
+
+    Raises:
+        ValueError: The sizes do not make up the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if len(devices) == 1 and (config.data or 1) == config.fsdp == config.tensor == 1:
+        return None
+    data = max(1, len(devices) // (config.fsdp * config.tensor)) if config.data is None else config.data
+    return modeling.make_mesh(data=data, fsdp=config.fsdp, tensor=config.tensor, devices=devices)
+
+
+def use(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """The context in which steps are called."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def row_share(mesh: Mesh | None) -> tuple[int, int]:
+    """Which share of a batch's rows this process reads, and of how many shares: (0, 1) for all of them.
+
+    Processes that hold the same rows (a `tensor` axis that spans hosts) read the same share.
+    """
+    if mesh is None or jax.process_count() == 1:
+        return 0, 1
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    sharding = NamedSharding(mesh, PartitionSpec(ROWS))
+    rows: dict[int, set[int]] = {}
+    device: Any
+    for device, (index,) in sharding.devices_indices_map((ways,)).items():
+        rows.setdefault(device.process_index, set()).add(index.start or 0)
+    shares = sorted({tuple(sorted(own)) for own in rows.values()})
+    if len({row for share in shares for row in share}) != sum(map(len, shares)):
+        raise ValueError(
+            "the mesh gives processes rows that overlap in part; choose sizes that keep a host's devices together"
+        )
+    return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+
+
+def first() -> bool:
+    """Whether this is the process that writes and shows."""
+    return jax.process_index() == 0
+
+
+def everybodys(answer: bool) -> bool:
+    """The first process's answer, in all of them."""
+    if jax.process_count() == 1:
+        return answer
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))

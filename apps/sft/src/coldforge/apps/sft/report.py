@@ -1,0 +1,147 @@
+"""`report.html`: one page that says what a run was told, how it went, and whether it passed.
+
+It needs nothing besides itself: curves, drawn by matplotlib, stand in it as SVG, and there is no script. What a model
+wrote is escaped.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from coldforge import training
+from coldforge.apps.sft.verdict import in_words, table_rows
+from coldforge.sft import GateResult, Graded, examples
+from coldforge.training.files import replace_file
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:left;border-bottom:1px solid #ddd}
+td{vertical-align:top}pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#f4f4f4;padding:.6rem;font-size:13px}
+.scroll{overflow-x:auto}.curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));gap:1rem}
+svg{width:100%;height:auto;display:block}.ok{color:#17692f}.fails{color:#b00020;font-weight:bold}.quiet{color:#666}
+.verdict{display:inline-block;padding:.1rem .7rem;border-radius:1rem;color:#fff;font-size:1rem;vertical-align:middle}
+.verdict.ok{background:#17692f}.verdict.fails{background:#b00020}summary{cursor:pointer;overflow-wrap:anywhere}
+td.value{overflow-wrap:anywhere}
+"""
+# Title → the curves in it, by name in metrics.jsonl, and whether the axis is logarithmic.
+CURVES: dict[str, tuple[dict[str, str], bool]] = {
+    "Loss, nats a token": ({"train/loss": "trained on", "eval/loss": "held out"}, False),
+    "Loss by part": (
+        {
+            "train/loss_reasoning": "reasoning", "train/loss_answer": "answer",
+            "eval/loss_reasoning": "reasoning, held out", "eval/loss_answer": "answer, held out",
+        },
+        False,
+    ),
+    "Gradient norm": ({"train/grad_norm": "before clipping", "train/grad_norm_clipped": "after"}, True),
+    "Learning rate": ({"train/learning_rate": "rate"}, False),
+    "Tokens a second": (
+        {"train/tokens_per_second": "without padding", "train/trained_tokens_per_second": "with a loss weight"}, False,
+    ),
+}  # fmt: skip
+
+
+def write_report(
+    run: training.Run, result: GateResult, base: Sequence[Graded], tuned: Sequence[Graded], *, count: int
+) -> None:
+    """Writes the page of a run whose manifest is up to date. `count`: examples to show."""
+    page = report_page(run.manifest, run.config, training.read_metrics(run.path), result, examples(base, tuned, count))
+    with replace_file(run.report) as file:
+        file.write(page.encode("utf-8", "replace"))
+
+
+def report_page(
+    manifest: training.Manifest, config: Mapping[str, Any], curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    result: GateResult, shown: Sequence[tuple[Graded, Graded]],
+) -> str:  # fmt: skip
+    """The page as text."""
+    title = f"Cold start: {manifest.directory.name}"
+    made_of = {"base": manifest.base, "data": manifest.dataset, "tokenizer": manifest.tokenizer}
+    verdict, word = ("ok", "passed") if result.passed else ("fails", "failed")
+    body = [
+        f'<h1>{escape(title)} <span class="verdict {verdict}">gate {word}</span></h1>',
+        f'<p class="quiet">{escape(manifest.updated)} · <code>{escape(manifest.command)}</code></p>',
+        f"<h2>Gate</h2>{_gate(result)}",
+        f'<h2>Curves</h2><div class="curves">{"".join(_curve(t, *what, curves) for t, what in CURVES.items())}</div>',
+        "<h2>Examples</h2>" + "".join(_example(old, new) for old, new in shown),
+        f"<h2>Figures</h2>{_mapping(manifest.figures)}",
+        f"<h2>Made of</h2>{_mapping(made_of)}",
+        f"<h2>Configuration</h2>{_mapping(config)}",
+        f"<h2>Versions</h2>{_mapping(manifest.versions)}",
+    ]
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<title>{escape(title)}</title><style>{STYLE}</style></head>\n'
+        f"<body>{'\n'.join(body)}</body></html>\n"
+    )
+
+
+def _gate(result: GateResult) -> str:
+    rows = []
+    for name, wanted, measured, before, passed in table_rows(result):
+        mark = "" if passed is None else '<span class="ok">ok</span>' if passed else '<span class="fails">fails</span>'
+        cells = [*map(escape, (name, wanted, measured, before)), mark]
+        rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    head = "".join(f"<th>{name}</th>" for name in ("", "wanted", "tuned (95 %)", "base", ""))
+    table = f"<tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in rows)
+    why = "".join(f"<li>{escape(check.name)}: {escape(check.why)}</li>" for check in result.checks)
+    notes = "".join(f'<li class="quiet">{escape(note)}</li>' for note in result.notes)
+    faults = f"<p>Faults of the tuned model's form:</p>{_mapping(result.tuned.faults)}" if result.tuned.faults else ""
+    return f'<div class="scroll"><table>{table}</table></div><ul>{why}{notes}</ul>{faults}'
+
+
+def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapping[str, Any]) -> str:
+    """One plot, or nothing where there are no points."""
+    present = {name: label for name, label in names.items() if name in curves and np.isfinite(curves[name][1]).any()}
+    if not present:
+        return ""
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif", "font.size": 11}):
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, label) in enumerate(present.items()):
+            steps, values = curves[name]
+            mark = "o-" if name.startswith("eval/") or len(steps) < 2 else "-"
+            axes.plot(steps, values, mark, label=label, color=f"C{index}", linewidth=1.3, markersize=3)
+        if logarithmic and all((curves[name][1][np.isfinite(curves[name][1])] > 0).all() for name in present):
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(present) > 1:
+            axes.legend(frameon=False)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return f'<figure role="img" aria-label="{escape(title)}" style="margin:0">{svg[svg.index("<svg") :]}</figure>'
+
+
+def _example(old: Graded, new: Graded) -> str:
+    parts = []
+    for name, reply in (("tuned", new), ("base", old)):
+        parts.append(f"<p><b>{name}</b>: {escape(in_words(reply))}</p><pre>{escape(reply.text)}</pre>")
+    wanted = f'<p class="quiet">wanted: {escape(new.wanted)}</p>'
+    return f"<details><summary>{escape(new.prompt)}</summary>{''.join(parts)}{wanted}</details>"
+
+
+def _mapping(values: Mapping[str, Any]) -> str:
+    """A nested mapping as a table of two columns."""
+    rows = "".join(f'<tr><td>{escape(k)}</td><td class="value">{escape(v)}</td></tr>' for k, v in _flat(values))
+    return f'<div class="scroll"><table>{rows}</table></div>'
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((f"{prefix}{key}", f"{value:.6g}" if isinstance(value, float) else str(value)))
+    return flat
