@@ -34,7 +34,7 @@ from coldforge.training.step import (
     make_train_step,
     place_batch,
 )
-from coldforge.training.stop import Stopper
+from coldforge.training.stop import Stopper, Vote
 from coldforge.training.throughput import Throughput, Totals
 from coldforge.training.watchdog import Finding, Watchdog, WatchdogConfig
 
@@ -62,6 +62,7 @@ __all__ = [
     "Totals",
     "TrainState",
     "TrainStep",
+    "Vote",
     "Watchdog",
     "WatchdogConfig",
     "abstract_state",

@@ -67,7 +67,7 @@ class Stopper:
         self._deadline = None if ends is None else time.monotonic() + ends - time.time()
         self._ticks: deque[float] = deque(maxlen=6)
         self._signal = 0  # the code of the first signal
-        self._vote = _Vote() if jax.process_count() > 1 else None
+        self._vote = Vote() if jax.process_count() > 1 else None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Stopper":
@@ -107,9 +107,9 @@ class Stopper:
     def _listen(self, pipe: int) -> None:
         first = None
         while data := os.read(pipe, 1):
-            number = signal.Signals(data[0])
-            if number not in _CODES:  # somebody else's handler
+            if data[0] not in _CODES:  # somebody else's handler
                 continue
+            number = signal.Signals(data[0])
             if first is None:
                 first, self._signal = time.monotonic(), _CODES[number]
                 _LOG.warning("%s: the step ends, then the run is saved; once more to leave at once", number.name)
@@ -119,8 +119,11 @@ class Stopper:
         os.close(pipe)
 
 
-class _Vote:
-    """The maximum over all processes of what each said in the call before."""
+class Vote:
+    """The maximum over all processes of what each said in the call before: an answer that is the same everywhere.
+
+    All processes call `cast` alike, once a step; the first answer is 0. Nothing waits but for the step before.
+    """
 
     def __init__(self) -> None:
         mesh = Mesh(np.array(jax.devices()), ("device",))
