@@ -38,7 +38,8 @@ def test_every_row_is_accounted_for(stratos: list[tuple[dict, object]]) -> None:
     for reason, samples in account.samples.items():
         assert len(samples) == min(SAMPLES, account.dropped[reason])
         for sample in samples:
-            assert sample.text.startswith("{")
+            assert len(sample.text) <= 2400
+            assert sample.text.startswith(("system: ", "messages: ", "conversations: "))
             assert reason == "too-long" or stratos[sample.index][1] == reason
 
 
@@ -134,4 +135,22 @@ def test_a_page_of_nothing_and_of_one_row() -> None:
     assert "Data audit" in audit_page(Audit())
     audit = Audit()
     audit.keep(Example("s", 0, "q", "r", "7", "number"), 0)
-    assert "0 to 0 tokens: 1 rows" in audit_page(audit)
+    assert "1 to 1 tokens: 1 rows" in audit_page(audit)
+
+
+def test_the_page_says_what_was_too_long_and_other_facts() -> None:
+    audit = Audit()
+    for length, count in ((100, 6), (1024, 4), (1025, 2), (30_000, 1)):
+        for index in range(count):
+            row = Row("s", index, {"text": "a" * 900})
+            if length > 1024:
+                audit.drop(row, Refusal("too-long", f"{length} tokens"), length)
+            else:
+                audit.keep(Example("s", index, "q", "r", "7", "number"), length)
+    page = audit_page(audit, max_tokens=1024, facts={"tokenizer": "<b>"})
+    assert "3 of more than 1,024 were dropped" in page
+    assert page.count('class="over"') == 2
+    assert "1,024 to 1,149 tokens: 6 rows" in page
+    assert "<td>tokenizer</td><td>&lt;b&gt;</td>" in page
+    assert [f">{tick}<" in page for tick in ("64", "1k", "32k", "64k")] == [True, True, True, False]
+    assert "[…500 characters…]" in page

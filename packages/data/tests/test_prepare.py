@@ -2,9 +2,9 @@
 
 import errno
 import json
-import os
 import random
 import re
+import runpy
 import signal
 import sqlite3
 import subprocess
@@ -503,16 +503,10 @@ def test_a_row_that_breaks_the_code_is_named(make: Callable[..., Prepared], monk
 
 
 PEAK = """
-import json, resource, sys
-from pathlib import Path
+import resource, sys
 from coldforge.data import Tokenizer
 from coldforge.data.prepare import Options, prepare
-model, rows, out = sys.argv[1:]
-source = Path(out + ".jsonl")
-with source.open("w") as file:
-    for n in range(int(rows)):
-        text = " ".join(f"{word} {n * place % 9973}" for place, word in enumerate(["so", "then", "hence", "but"] * 6))
-        file.write(json.dumps({"question": f"What is {n}?", "solution": f"{text} #{n}\\n#### {n}"}) + "\\n")
+model, source, out = sys.argv[1:]
 options = Options(heldout_rows=50, shard_records=512)
 prepare([source], out, tokenizer=Tokenizer.load(model), options=options, processes=1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -521,9 +515,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_memory_does_not_grow_with_the_rows(model_path: Path, tmp_path: Path) -> None:
     peaks = []
-    for rows in (2_000, 20_000):
-        command = [sys.executable, "-c", PEAK, str(model_path), str(rows), str(tmp_path / f"set{rows}")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    for rows in (2_000, 12_000):
+        source = tmp_path / f"{rows}.jsonl"
+        runpy.run_path(str(Path(__file__).parent / "many_rows.py"))["write"](rows, source)
+        command = [sys.executable, "-c", PEAK, model_path, source, tmp_path / f"set{rows}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout) / 1024)
-    print(peaks)
     assert peaks[1] < peaks[0] + 12  # MB: SQLite's caches are not full after 2,000 rows

@@ -17,12 +17,12 @@ from coldforge.data.records import AnswerKind, Refusal, Row
 
 LENGTH_LIMITS = (1024, 2048, 4096, 8192, 16384, 32768)
 SAMPLES = 3
-_SAMPLE_CHARACTERS = 600
+_SAMPLE_CHARACTERS, _SAMPLE_TEXT, _SAMPLE_ITEMS = 2400, 400, 4  # of a row, of one of its texts; messages
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A row that was dropped: its position, what was wrong, and the beginning of its text."""
+    """A row that was dropped: its position, what was wrong, and its texts in short."""
 
     index: int
     detail: str
@@ -175,5 +175,19 @@ class Audit:
 
 
 def _excerpt(row: Row) -> str:
-    """Returns the beginning of a row's text, or "" for a row that could not be read."""
-    return "" if isinstance(row.data, Refusal) else repr(dict(row.data))[:_SAMPLE_CHARACTERS]
+    """Returns the row's texts, each with its beginning and end, or "" for a row that could not be read."""
+    if isinstance(row.data, Refusal):
+        return ""
+    return "\n".join(f"{name}: {_shown(value)}" for name, value in row.data.items())[:_SAMPLE_CHARACTERS]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_shown(inner)}" for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return "".join(f"\n- {_shown(inner)}" for inner in value[:_SAMPLE_ITEMS]) or "none"
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) <= _SAMPLE_TEXT:
+        return text
+    cut = len(text) - _SAMPLE_TEXT
+    return f"{text[: _SAMPLE_TEXT // 2]} […{cut:,} characters…] {text[-_SAMPLE_TEXT // 2 :]}"

@@ -9,6 +9,6 @@ process; `state` is what has been done so far, on disk; `run` ties them together
 """
 
 from coldforge.data.prepare.plan import Options
-from coldforge.data.prepare.run import Prepared, Progress, prepare
+from coldforge.data.prepare.run import NothingLeftError, Prepared, Progress, prepare
 
-__all__ = ["Options", "Prepared", "Progress", "prepare"]
+__all__ = ["NothingLeftError", "Options", "Prepared", "Progress", "prepare"]

@@ -32,6 +32,7 @@ from coldforge.data.dataset import (
     Dataset,
     atomic,
     chained,
+    content_hash,
     lengths_path,
     open_dataset,
     read_manifest,
@@ -52,6 +53,7 @@ from coldforge.data.tokenizer import Tokenizer
 AUDIT_PAGE = "audit.html"
 _CHUNK = 32  # rows that go to a process at a time: some 0.7 MB of Bespoke-Stratos
 _COMMIT_SECONDS = 10.0
+_FEW = 2000
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def prepare(
         tokenizer: What the ids are of.
         tokenizer_name: What the manifest calls it.
         options: None: as `Options()`.
-        processes: How many judge rows; None: one for each processor that this process may use.
+        processes: How many judge rows. None: one for each processor that this process may use, or only this process
+            where there are less than 2,000 rows, as others take two seconds to start.
         progress: Called after every chunk of rows.
         commit_seconds: After so long, what was done is safe from being killed; so it is after each shard.
 
@@ -141,7 +144,8 @@ def prepare(
         audit = Audit.from_dict(dataset.manifest["audit"], seed=options.seed)
         return Prepared(dataset, audit, sum(account.rows for account in audit.sources.values()))
     contamination = Decontamination(evaluation_texts(evaluation)) if evaluation else None
-    count = processes or _processors()
+    total = _total(found, options.limit)
+    count = processes or (1 if total is not None and total < _FEW else _processors())
     try:
         with State(out) as state, _Run(out, plan, options, state) as run:
             resumed = run.rows
@@ -150,7 +154,7 @@ def prepare(
                 for chunk, judgement in judges.judged(chunks, lambda chunk: chunk.rows):
                     run.take(chunk, judgement, commit_seconds, elsewhere=count > 1)
                     if progress is not None and chunk.rows:
-                        progress(run.progress(chunk.rows[-1].source, _total(found, options.limit)))
+                        progress(run.progress(chunk.rows[-1].source, total))
             run.finish(tokenizer_identity(tokenizer, tokenizer_name or "unnamed"), count)
     except NothingLeftError:
         clean(out, {split: [] for split in SPLITS})
@@ -339,9 +343,8 @@ class _Run:
         Raises:
             NothingLeftError: There would be no row to train on.
         """
-        page = audit_page(self.audit)
-        atomic(self._out / AUDIT_PAGE, lambda file: _write_text(file, page))
         if not self._shards["train"] and not self._state.pending["train"]:
+            self._write_page({})
             raise NothingLeftError(self._nothing(), self.audit)
         self._write_shards(last=True)
         self._commit()
@@ -352,9 +355,20 @@ class _Run:
         manifest["splits"] = {
             split: split_entry(self._shards[split], self._hashes[split], self._lengths(split)) for split in SPLITS
         }
+        self._write_page(manifest)
         manifest["audit"] = self.audit.to_dict()
         manifest["run"] = self._account(processes)
         write_manifest(self._out, manifest)
+
+    def _write_page(self, manifest: Mapping[str, Any]) -> None:
+        splits = manifest.get("splits", {}).items()
+        facts = {name: f"{split['records']:,} rows, {split['tokens']:,} tokens" for name, split in splits}
+        if manifest:
+            named = manifest["tokenizer"]
+            facts["tokenizer"] = f"{named['name']}, {named['vocab_size']:,} tokens, sha256 {named['sha256'][:16]}…"
+            facts["content"] = f"sha256 {content_hash(manifest)[:16]}…"
+        page = audit_page(self.audit, max_tokens=self._options.max_tokens, facts=facts)
+        atomic(self._out / AUDIT_PAGE, lambda file: _write_text(file, page))
 
     def _nothing(self) -> str:
         if held := self._state.pending["heldout"] + sum(shard["records"] for shard in self._shards["heldout"]):
