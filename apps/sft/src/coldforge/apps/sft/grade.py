@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 from coldforge.apps.sft.equality import equal
 from coldforge.data import AnswerKind, FormatError, ReasoningFormat, Refusal
-from coldforge.data.answers import answers_agree, find_answer
+from coldforge.data.answers import answers_agree, find_answer, numeric_value, unwrap
 from coldforge.data.dataset import Record
 from coldforge.sft import Graded
 
 UNGRADED = (AnswerKind.CODE, AnswerKind.PROOF)
+ALGEBRA = (AnswerKind.NUMBER, AnswerKind.EXPRESSION)
 _NUMBER = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 
@@ -79,8 +80,10 @@ def _correct(records: Sequence[Record], found: Sequence[str], timeout: float) ->
         if record.kind in UNGRADED:
             correct.append(None)
         else:
-            correct.append(answers_agree(answer.strip("()"), record.answer.strip("()")))
-            if not correct[-1] and answer and record.kind in (AnswerKind.NUMBER, AnswerKind.EXPRESSION):
+            wanted, answer = record.answer.strip("()"), answer.strip("()")
+            correct.append(answers_agree(answer, wanted))
+            numbers = numeric_value(unwrap(answer)) is not None and numeric_value(unwrap(wanted)) is not None
+            if not correct[-1] and not numbers and answer and record.kind in ALGEBRA:
                 open_ones.append(index)
     verdicts = equal([(records[i].answer, found[i]) for i in open_ones], timeout=timeout)
     for index, verdict in zip(open_ones, verdicts, strict=True):
