@@ -50,8 +50,8 @@ class Command:
 
 def main(args: list[str] | None = None) -> None:
     """The program. `args`: instead of the command line's."""
-    command = tyro.cli(Command, args=args, prog="coldforge-prepare")
     try:
+        command = tyro.cli(Command, args=args, prog="coldforge-prepare")
         sys.exit(run(command, Console(highlight=False), Console(stderr=True, highlight=False)))
     except KeyboardInterrupt:
         print("coldforge-prepare: stopped; the same command goes on", file=sys.stderr)
