@@ -1,0 +1,90 @@
+"""What only the compiler shows; it takes minutes and needs libtpu."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("libtpu")
+
+import programs
+
+from coldforge.apps.plan.estimate import Estimate, estimate
+from coldforge.apps.plan.hlo import parse
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def fresh() -> dict[str, Estimate]:
+    """The programs as this compiler makes them, in a process that JAX is not loaded in yet."""
+    code = (
+        "import json, sys; from coldforge.apps.plan.target import prepare_environment; prepare_environment();"
+        f"sys.path.insert(0, {str(programs.DATA.parent)!r}); import programs;"
+        "print(json.dumps({name: make() for name, make in programs.PROGRAMS.items()}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name: estimate(parse(text)) for name, text in json.loads(done.stdout).items()}
+
+
+def test_cycles_go_with_trips(fresh: dict[str, Estimate]) -> None:
+    inner = sum(op.cycles for op in fresh["loops10"].ops if op.times == 30)
+    assert fresh["loops20"].cycles - fresh["loops10"].cycles == inner
+
+
+def test_the_compiler_still_writes_what_is_read(fresh: dict[str, Estimate]) -> None:
+    for name, found in fresh.items():
+        kept = estimate(parse(programs.read(name)))
+        assert found.cycles == pytest.approx(kept.cycles, rel=0.3), name
+        assert _kinds(found) == _kinds(kept), name
+        assert len(found.loops) == len(kept.loops), name
+
+
+def _kinds(found: Estimate) -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for collective, times in found.collectives:
+        kinds[collective.kind] += times
+    for kernel in found.kernels:
+        kinds[kernel.name] += kernel.times
+    return kinds
+
+
+def plan(*words: str) -> tuple[int, dict]:
+    command = [sys.executable, "-m", "coldforge.apps.plan.main", "sft", "tiny", "--json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_a_plan_of_the_real_step() -> None:
+    code, found = plan("--topology", "v5e:2x4", "--rows", "8", "--fsdp", "2")
+    assert code == 0
+    assert {"trained parameters", "optimizer", "batch", "step and key"} <= set(found["memory"]["parts"])
+    assert "other arguments" not in found["memory"]["parts"]
+    assert found["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
+    assert found["cost"]["cycles"] > 0
+    assert sum(found["cost"]["kernels"].values()) > 0
+    assert any(one["kind"] == "all-reduce" for one in found["cost"]["traffic"])
+
+
+def test_adapters_are_told_from_the_base() -> None:
+    _, found = plan("--topology", "v5e:1x1", "--train", "lora")
+    parts = found["memory"]["parts"]
+    assert parts["frozen weights"] > parts["trained parameters"] > 0
+    assert parts["optimizer"] > parts["trained parameters"]
+
+
+def test_a_refusal_is_a_result() -> None:
+    code, found = plan("--topology", "v5e:1x1", "--rows", "65536", "--seq-len", "1024")
+    assert code == 1
+    assert found["memory"] is None
+    assert found["refusal"]["needed"] > found["refusal"]["available"] > 15 * 2**30
+
+
+def test_a_slice_of_many_hosts() -> None:
+    code, found = plan("--topology", "v5e:16x16", "--rows", "256")
+    assert code == 0
+    assert found["mesh"]["data"] == 256
+    assert {one["group"] for one in found["cost"]["traffic"]} == {256}
