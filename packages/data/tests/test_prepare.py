@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import random
 import re
 import runpy
@@ -500,6 +501,18 @@ def test_a_row_that_breaks_the_code_is_named(make: Callable[..., Prepared], monk
     monkeypatch.setattr("coldforge.data.prepare.judge.tokenize", lambda *_: 1 / 0)
     with pytest.raises(RuntimeError, match=r"row \d+ of conversations\.jsonl could not be judged: ZeroDivisionError"):
         make()
+
+
+def test_a_process_that_dies_is_said(make: Callable[..., Prepared], tmp_path: Path) -> None:
+    def kill(progress: Progress) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(RuntimeError, match="a process ended before its work was done, most likely for want of memory"):
+        make("parts", processes=2, progress=kill, commit_seconds=0.0)
+    make("whole")
+    assert make("parts").resumed > 0
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
 PEAK = """

@@ -32,3 +32,18 @@ def test_the_rows_example_runs(
     assert sorted(account.dropped.elements()) == sorted(refused)
     assert set(names["weights"].tolist()) == {0.0, 1.0, 2.0}
     assert "rows.jsonl" in (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def test_the_data_sets_example_runs(
+    model_path: Path,
+    stratos: list[tuple[dict, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(model_path.read_bytes())
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(columns) + "\n" for columns, _ in stratos))
+    [example] = [text for text in EXAMPLES if "prepare(" in text]
+    exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    assert re.fullmatch(r"\d+ \d+ [a-z]+ [0-9a-f]{8}\n", capsys.readouterr().out)

@@ -1,5 +1,6 @@
 """Which rows are held out: by their questions, so that no question is in both splits."""
 
+import heapq
 from collections import Counter
 
 from coldforge.data.duplicates import exact_key
@@ -34,20 +35,21 @@ class HeldOut:
         self._wanted = rows
         self._rows = Counter[int]() if seen is None or rows is None else seen
         self._count = self._rows.total()
-        self._highest = max(self._rows, default=-1)
+        self._heap = [-question for question in self._rows]  # the highest first
+        heapq.heapify(self._heap)
 
     def place(self, question: int) -> tuple[str, list[int]]:
         """Returns the split of a row with this question, and the questions that leave `heldout` because of it."""
         if self._wanted is None:
             return ("heldout" if question < self._below else "train"), []
-        if question not in self._rows and self._count >= self._wanted and question > self._highest:
-            return "train", []
+        if question not in self._rows:
+            if self._count >= self._wanted and (not self._heap or question > -self._heap[0]):
+                return "train", []
+            heapq.heappush(self._heap, -question)
         self._rows[question] += 1
         self._count += 1
-        self._highest = max(self._highest, question)
         leaving = []
-        while self._count - self._rows[self._highest] >= self._wanted:
-            leaving.append(self._highest)
-            self._count -= self._rows.pop(self._highest)
-            self._highest = max(self._rows, default=-1)
+        while self._count - self._rows[-self._heap[0]] >= self._wanted:
+            leaving.append(-heapq.heappop(self._heap))
+            self._count -= self._rows.pop(leaving[-1])
         return "heldout", leaving

@@ -171,7 +171,10 @@ class Judges:
                 first, future = waiting.popleft()
                 yield first, future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError("a process ended before its work was done, most likely for want of memory.") from error
+            raise RuntimeError(
+                "a process ended before its work was done, most likely for want of memory; with fewer of them the run "
+                "goes on from where it was."
+            ) from error
 
     def __enter__(self) -> Self:
         return self
