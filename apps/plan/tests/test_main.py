@@ -65,7 +65,7 @@ def test_without_libtpu_it_says_so(capsys: pytest.CaptureFixture[str], monkeypat
 def test_exit_codes_and_json(make_plan: Callable[..., Plan], capsys, monkeypatch) -> None:
     plans = [make_plan(), dataclasses.replace(make_plan(), memory=None, cost=None, refusal=Refusal(0, 0, "no"))]
     monkeypatch.setattr(program, "require_compiler", lambda: "0.0.52")
-    monkeypatch.setattr(planning, "plan_sft", lambda *a, **k: plans.pop(0))
+    monkeypatch.setattr(program, "plan_sft", lambda *a, **k: plans.pop(0))
     for code in (0, 1):
         with pytest.raises(SystemExit) as ended:
             program.main(["sft", "tiny", "--topology", "v5e:2x4", "--json"])
@@ -73,6 +73,18 @@ def test_exit_codes_and_json(make_plan: Callable[..., Plan], capsys, monkeypatch
         data = json.loads(capsys.readouterr().out)
         assert data["fits"] is (code == 0)
         assert (data["seconds"] is None) is (code == 1)
+
+
+def test_a_compiler_that_fails(capsys, monkeypatch) -> None:
+    def fail(*args, **options):
+        raise planning.CompilerError("XLA cannot compile this step: INTERNAL: Mosaic")
+
+    monkeypatch.setattr(program, "require_compiler", lambda: "0.0.52")
+    monkeypatch.setattr(program, "plan_sft", fail)
+    with pytest.raises(SystemExit) as ended:
+        program.main(["sft", "tiny", "--topology", "v5e:2x4"])
+    assert ended.value.code == 3
+    assert "INTERNAL: Mosaic" in capsys.readouterr().err
 
 
 def test_usage_is_quick() -> None:

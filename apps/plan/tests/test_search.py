@@ -15,6 +15,7 @@ from coldforge.apps.plan.cache import Cache, cache_key
 from coldforge.apps.plan.candidates import REMATS
 from coldforge.apps.plan.chips import Slice
 from coldforge.apps.plan.plan import Failure, Plan
+from coldforge.apps.sft import main as sft
 from coldforge.apps.sft.presets import PRESETS
 
 MakePlan = Callable[..., Plan]
@@ -43,6 +44,13 @@ def test_a_wrong_request_stops_the_search() -> None:
 def test_a_killed_process_is_an_outcome() -> None:
     found = search.run_process(python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), 60)
     assert found == Failure("killed by SIGKILL: too little memory on this machine?")
+
+
+def test_a_compiler_that_fails_is_an_outcome() -> None:
+    found = search.run_process(
+        python("import sys; print('coldforge-plan: XLA cannot', file=sys.stderr); sys.exit(3)"), 60
+    )
+    assert found == Failure("XLA cannot")
 
 
 def test_a_crash_is_not_swallowed() -> None:
@@ -126,7 +134,11 @@ def test_a_search_recommends_and_goes_on(planned, tmp_path: Path, capsys: pytest
     assert look(tmp_path, 2) == 0
     assert len(planned) == 2
     out = capsys.readouterr().out
-    assert "coldforge-sft gemma3-1b --mesh.data 8" in out  # the preset has remat block already
+    [line] = [line for line in out.splitlines() if "coldforge-sft" in line]
+    assert (
+        line.strip() == "coldforge-sft gemma3-1b --data DATA --run RUN --mesh.data 8"
+    )  # remat is the preset's already
+    assert sft.parse(line.split()[1:]).config.mesh.data == 8
     assert "not compiled yet: the same command goes on with them" in out
     assert look(tmp_path, 2) == 0
     assert len(planned) == 4  # the first two came from the cache
@@ -146,6 +158,6 @@ def test_the_table_holds_what_did_not_come_to_a_plan(make_plan: MakePlan) -> Non
 
     [first, *_] = candidates(CONFIG, 8, 4)
     row, style = search.cells(first, Failure("stopped after 20 minutes"))
-    assert row[:4] == ["data 8 × fsdp 1 × tensor 1", REMATS[0], "8 × 1", "stopped after 20 minutes"]
+    assert row[:5] == ["data 8 × fsdp 1 × tensor 1", REMATS[0], "8 × 1", "", "stopped after 20 minutes"]
     assert style == "dim"
     assert search.cells(first, make_plan())[1] == ""

@@ -6,7 +6,7 @@
 
 In this order: the command line; `plan`, which compiles the stage's own step; `report`. With `--search`, `search` runs
 this program again for each candidate, in a process of its own. Standard output holds the plan; progress and errors go
-to standard error. Exit codes: 0 fits, 1 does not, 2 could not be planned.
+to standard error. Exit codes: 0 fits, 1 does not, 2 something was given that is wrong, 3 XLA failed.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ import tyro
 from rich.console import Console
 
 from coldforge.apps.plan.chips import Slice
+from coldforge.apps.plan.plan import CompilerError, plan_sft
+from coldforge.apps.plan.report import show
 from coldforge.apps.plan.target import MissingCompilerError, prepare_environment, require_compiler
 from coldforge.apps.sft.config import BatchConfig, LoraOptions, MeshConfig, ModelConfig, OptimizerOptions, SftConfig
 from coldforge.apps.sft.presets import PRESETS
@@ -80,12 +82,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
     except (ValueError, OSError, MissingCompilerError) as error:
         sys.exit(report(error))
+    except CompilerError as error:
+        sys.exit(report(error, code=3))
 
 
-def report(error: Exception) -> int:
+def report(error: Exception, code: int = 2) -> int:
     """Says on standard error what is wrong, and returns the exit code for it."""
     print(f"coldforge-plan: {error}", file=sys.stderr)
-    return 2
+    return code
 
 
 def run(preset: str, options: Options) -> int:
@@ -101,9 +105,6 @@ def run(preset: str, options: Options) -> int:
         limits = Limits(compiles=options.limit, minutes=options.timeout, cache=options.cache)
         base = PRESETS[preset]()
         return search(preset, config, base, slice_, limits, counted=options.counted, as_json=options.json)
-    from coldforge.apps.plan.plan import plan_sft
-    from coldforge.apps.plan.report import show
-
     notes = Console(stderr=True, quiet=not sys.stderr.isatty())
     with notes.status(f"compiling for {slice_.name}; a model of 1B takes one to three minutes"):
         plan = plan_sft(preset, config, slice_, counted=options.counted)

@@ -25,6 +25,10 @@ from coldforge.apps.sft.config import SftConfig
 GROUPS = 40  # of the dearest ops, kept in a plan
 
 
+class CompilerError(Exception):
+    """XLA failed to compile a step, for another reason than a chip's memory."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Traffic:
     """Collectives of one kind over groups of one size, in one step.
@@ -179,6 +183,7 @@ def plan_sft(preset: str, config: SftConfig, slice_: Slice, *, counted: float = 
 
     Raises:
         MissingCompilerError: libtpu is not installed.
+        CompilerError: XLA failed, and not for lack of memory on a chip.
         ValueError: The mesh or the rows do not fit the slice.
     """
     devices = slice_devices(slice_)
@@ -242,7 +247,7 @@ def _compile(lowered: Any) -> tuple[Any, Refusal | None]:
     except jax.errors.JaxRuntimeError as error:
         refusal = read_refusal(str(error))
         if refusal is None:
-            raise
+            raise CompilerError(f"XLA cannot compile this step: {error}") from error
         return None, refusal
 
 

@@ -118,6 +118,8 @@ def run_process(words: list[str], seconds: float) -> Outcome:
         return Plan.from_dict(json.loads(out))
     if process.returncode == 2:
         raise ValueError(err.strip().removeprefix("coldforge-plan: "))
+    if process.returncode == 3:
+        return Failure(err.strip().removeprefix("coldforge-plan: "))
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         return Failure(f"killed by {name}" + (": too little memory on this machine?" if name == "SIGKILL" else ""))
@@ -170,7 +172,7 @@ def _show(found: Search, preset: str, base: SftConfig, console: Console, *, cach
         console.print("\nNothing that was tried fits.", style="bold red")
         return
     candidate, _ = found.best
-    words = ["coldforge-sft", preset, *flags(candidate.apply(found.config), base)]
+    words = ["coldforge-sft", preset, "--data", "DATA", "--run", "RUN", *flags(candidate.apply(found.config), base)]
     console.print("\nThe fastest that fits:", style="bold")
     console.print(f"  {shlex.join(words)}", highlight=False, soft_wrap=True)
 
@@ -181,7 +183,7 @@ def cells(candidate: Candidate, outcome: Outcome) -> tuple[list[str], str]:
     rows = f"{candidate.rows} × {candidate.accumulation}"
     first = [mesh, REMATS[candidate.remat], rows]
     if isinstance(outcome, Failure):
-        return [*first, outcome.reason, "", "", "", ""], "dim"
+        return [*first, "", outcome.reason.splitlines()[0][:40], "", "", ""], "dim"
     took = f"{outcome.trace_seconds + outcome.compile_seconds:.0f} s"
     if outcome.memory is None or outcome.cost is None:
         assert outcome.refusal is not None

@@ -1,0 +1,45 @@
+"""What the README shows: its example runs, its commands are understood, its table is that of the code."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from coldforge.apps.plan.chips import CHIPS, Slice
+from coldforge.apps.plan.main import parse, whole
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_example(capsys: pytest.CaptureFixture[str]) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    trips, unpriced = capsys.readouterr().out.splitlines()
+    assert trips == "Trips(count=10, how='exact')"
+    assert unpriced.startswith("Counter({")
+
+
+def commands() -> list[list[str]]:
+    [block] = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_are_understood(words: list[str]) -> None:
+    assert words[:2] == ["coldforge-plan", "sft"]
+    preset, options = parse(words[2:])
+    assert Slice.parse(options.topology).chip.name == "v5e"
+    assert whole(preset, options).batches.rows > 0
+
+
+def test_table_of_chips() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\d.]+) GiB.* \| ([\d,]+) TFLOP/s.* \| ([\d.]+) GHz", README, flags=re.MULTILINE
+    )
+    assert {name for name, *_ in rows} == set(CHIPS)
+    for name, memory, flops, clock in rows:
+        chip = CHIPS[name]
+        assert float(memory) == round(chip.memory / 2**30, 2)
+        assert int(flops.replace(",", "")) == int(chip.flops / 1e12)
+        assert float(clock) == round(chip.clock / 1e9, 2)
