@@ -2,7 +2,6 @@
 
 import io
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +50,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, of 330."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(vocabulary(330))
+    return path
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
     """80 sums to train on, 20 held out."""
     path, loaded = tmp_path_factory.mktemp("data") / "sums", Tokenizer.load(tokenizer)
@@ -76,7 +83,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return inherited | {"HOME": str(tmp_path), "TERM": "xterm-256color", "JAX_PLATFORMS": "cpu"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command(data: Path, tokenizer: Path) -> Callable[..., list[str]]:
     """The program's command line, to run in a process of its own."""
 
@@ -85,17 +92,3 @@ def command(data: Path, tokenizer: Path) -> Callable[..., list[str]]:
         return [*program, "tiny", "--data", str(data), "--tokenizer", str(tokenizer), "--run", str(run), *more]
 
     return words
-
-
-@pytest.fixture
-def program(
-    command: Callable[..., list[str]], environment: dict[str, str]
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the program without a terminal, in a process of its own."""
-
-    def run(directory: Path, *more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(directory, *more), capture_output=True, encoding="utf-8", env=environment, check=False
-        )
-
-    return run

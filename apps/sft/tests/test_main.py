@@ -181,3 +181,23 @@ def test_texts_are_sampled_on_the_way_and_the_best_state_can_be_taken(tmp_path: 
     held_out = training.read_metrics(run)["eval/loss"][1]
     best = json.loads((run / f"checkpoints/step_{held_out.argmin() + 1:08d}/coldforge.json").read_text())
     assert best["metrics"]["eval/loss"] == held_out.min()
+
+
+def test_a_run_directory_belongs_to_one_configuration_and_one_base(
+    copied: Path, sft: Callable[..., int], finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copied / "manifest.json").read_text()
+    assert sft(copied, "--optimizer.learning-rate", "0.5", "--lora.rank", "3") == 2
+    said = capsys.readouterr().err
+    assert "optimizer.learning_rate: the run has 0.01, asked for is 0.5" in said
+    assert "lora.rank: the run has 64, asked for is 3" in said
+    assert sft(copied, "--weights", str(finished / "model")) == 2
+    assert re.search("base: .*it has '.*', here it is '", capsys.readouterr().err, re.DOTALL)
+    assert (copied / "manifest.json").read_text() == before, "a refused start leaves the run as it was"
+    assert sft(copied.parent, *SHORT) == 2
+    assert "is not empty and not a run" in capsys.readouterr().err
+
+
+def test_rows_that_the_mesh_cannot_split_are_refused(tmp_path: Path, sft: Callable[..., int]) -> None:
+    assert sft(tmp_path / "run", "--mesh.fsdp", "3") == 2
+    assert not (tmp_path / "run/checkpoints").exists()

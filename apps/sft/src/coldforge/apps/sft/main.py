@@ -11,6 +11,7 @@ time (SIGTERM, Ctrl-C, --max-hours): the same command goes on.
 """
 
 import inspect
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -39,17 +40,23 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(run(options))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:  # how packages say what is wrong
-        print(f"coldforge-sft: {error}", file=sys.stderr)
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not type(error).__module__.startswith("coldforge."):
+            raise  # XLA's, which nobody has foreseen
+        print(f"coldforge-sft: {error}", file=sys.stderr)  # how packages say that they were given something wrong
         sys.exit(WRONG)
 
 
 def parse(args: list[str] | None) -> Options:
     """Reads the command line."""
-    kinds = {
-        name: (inspect.getdoc(preset) or "", Options(data=tyro.MISSING, run=tyro.MISSING, config=preset()))
-        for name, preset in PRESETS.items()
-    }
+    chosen = (sys.argv[1:] if args is None else args)[
+        :1
+    ]  # its help tells all of its docstring, the list the first line
+    kinds = {}
+    for name, preset in PRESETS.items():
+        said = inspect.getdoc(preset) or ""
+        options = Options(data=tyro.MISSING, run=tyro.MISSING, config=preset())
+        kinds[name] = (said if name in chosen else said.partition("\n")[0], options)
     return tyro.extras.overridable_config_cli(kinds, args=args, prog="coldforge-sft")
 
 
@@ -59,6 +66,7 @@ def run(options: Options) -> int:
     from coldforge import training
     from coldforge.apps.sft import devices
 
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with a traceback what it raises as well
     devices.join(options.distributed)
     mesh = devices.make_mesh(options.config.mesh)
     identity = {"dataset": inputs.dataset.content_hash, "tokenizer": inputs.dataset.tokenizer_hash}
@@ -107,10 +115,10 @@ def stages(
     if devices.first():
         verdict.show(result, before, after, Console())
         report.write_report(run, result, before, after, count=config.output.examples)
-    failed = [check.name for check in result.checks if not check.passed]
-    run.close("finished", f"gate failed: {', '.join(failed)}" if failed else "gate passed")
-    notes.print(f"{run.report}\n{run.manifest.adapter_path or run.path / 'model'}")
-    return FAILED if failed else PASSED
+    failed = ", ".join(check.name for check in result.checks if not check.passed)
+    run.close("finished", f"gate failed: {failed}" if failed else "gate passed")
+    notes.print(f"{run.report}\n{run.manifest.adapter_path or run.path / 'model'}", soft_wrap=True)
+    return PASSED if devices.everybodys(result.passed) else FAILED
 
 
 def broken_off(run: "training.Run", step: int, reason: str, notes: Console) -> int:

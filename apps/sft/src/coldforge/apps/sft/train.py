@@ -95,7 +95,7 @@ def training_parts(
             batches=batches,
             checkpoints=checkpoints,
             place=lambda batch: training.place_batch(batch, mesh=built.mesh),
-            evaluate=_busy(view, "held-out loss", _evaluate(built, inputs)),
+            evaluate=_busy(view, "held-out loss", held_out(built, inputs)),
             sample=_busy(view, "sampling", lambda state: sample_texts(built, state.params, inputs)),
             keep=_keeper(run, batches, view),
             log=log, watchdog=watchdog, clock=training.Throughput(), memory=training.memory_metrics,
@@ -115,7 +115,7 @@ def _train_step(built: Built, profiler: training.Profiler, step: int) -> Callabl
     return train
 
 
-def _evaluate(built: Built, inputs: Inputs) -> Callable[[training.TrainState], dict[str, Any]]:
+def held_out(built: Built, inputs: Inputs) -> Callable[[training.TrainState], dict[str, Any]]:
     """Sums over held-out rows, the same ones every time; all batches are dispatched before the first is waited for."""
     shape, loop = built.config.batches, built.config.loop
     index, count = row_share(built.mesh)

@@ -1,0 +1,138 @@
+"""The program in processes of its own that end before their end: killed, told to stop, or on a full disk."""
+
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from coldforge import training
+
+STEPS = 16
+SHORT = (
+    "--loop.steps", str(STEPS), "--loop.checkpoint-every", "3", "--loop.eval-every", "8", "--gate.prompts", "4",
+    "--gate.min-prompts", "4", "--gate.max-new-tokens", "32", "--gate.format", "0", "--gate.ended", "0",
+    "--gate.truncated", "1",
+)  # fmt: skip
+SLOW = "import time, coldforge.training.step as s; f = s.TrainStep.__call__; "
+SLOW += "s.TrainStep.__call__ = lambda *a: (time.sleep(0.2), f(*a))[1]; "
+
+
+@pytest.fixture
+def start(
+    command: Callable[..., list[str]], environment: dict[str, str]
+) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Starts the program with its steps slowed down, so that something can happen between two of them."""
+    started = []
+
+    def begin(run: Path, *more: str) -> "subprocess.Popen[str]":
+        python, flag, script, *arguments = command(run, *SHORT, *more)
+        process = subprocess.Popen(
+            [python, flag, SLOW + script, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(
+    tmp_path_factory: pytest.TempPathFactory, command: Callable[..., list[str]]
+) -> dict[str, list[float]]:
+    """The curves of a run that nothing happened to."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    subprocess.run(command(run, *SHORT), check=True, capture_output=True)
+    return curves(run)
+
+
+def curves(run: Path) -> dict[str, list[float]]:
+    """All that training decides: to the bit, and of every step once."""
+    found = training.read_metrics(run)
+    assert found["train/loss"][0].tolist() == list(range(1, STEPS + 1))
+    timeless = [name for name in found if name.startswith(("train/", "eval/")) and "second" not in name]
+    return {name: found[name][1].tolist() for name in timeless}
+
+
+def until_step(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").is_file():
+            steps = training.read_metrics(run).get("train/loss", ([0], []))[0]
+            if len(steps) and steps[-1] >= step:
+                return
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"it did not come to step {step}: {process.communicate()[0]}")
+
+
+def test_a_run_killed_twice_goes_on_to_the_same_curve(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], uninterrupted: dict[str, list[float]]
+) -> None:
+    run = tmp_path / "run"
+    for step in (2, 9):
+        process = start(run)
+        until_step(run, step, process)
+        time.sleep(random.uniform(0, 0.4))  # in the midst of a step, a checkpoint, a line
+        process.kill()
+        process.communicate()
+        assert training.read_manifest(run).status == "running"
+    last = start(run)
+    assert f"of {STEPS}" in last.communicate()[0].partition("going on from step ")[2]
+    assert last.returncode == 0
+    assert curves(run) == uninterrupted
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], uninterrupted: dict[str, list[float]]
+) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    until_step(run, 4, process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[0]
+    assert process.returncode == 75
+    assert "SIGTERM. It is saved." in said
+    assert f"--run {run}" in said[said.index("start the same command again") :]
+    manifest = training.read_manifest(run)
+    assert (manifest.status, manifest.note) == ("stopped", "SIGTERM")
+    stopped_at = manifest.figures["steps"]
+    assert 4 < stopped_at < STEPS
+    again = start(run)
+    said = again.communicate()[0]
+    assert again.returncode == 0
+    assert f"going on from step {stopped_at} of {STEPS}" in said
+    assert curves(run) == uninterrupted
+
+
+def test_a_full_disk_names_the_file_and_loses_nothing(
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    environment: dict[str, str],
+    uninterrupted: dict[str, list[float]],
+) -> None:
+    """A limit on the size of files stands for the full disk: no checkpoint of a megabyte fits."""
+    run = tmp_path / "run"
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    broken = subprocess.run(
+        command(run, *SHORT), capture_output=True, text=True, env=environment, preexec_fn=limited, check=False
+    )
+    assert broken.returncode == 2
+    assert "the checkpoint of step 3 could not be written" in broken.stderr
+    assert "start again with the same command" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert training.read_manifest(run).status == "failed"
+    mended = subprocess.run(command(run, *SHORT), capture_output=True, text=True, env=environment, check=False)
+    assert mended.returncode == 0, mended.stderr
+    assert curves(run) == uninterrupted
