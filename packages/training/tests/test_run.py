@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,14 @@ def test_a_config_that_is_none(start, content, message):
     (run.path / "config.yaml").write_bytes(content)
     with pytest.raises(RunError, match=rf"config\.yaml {message}"):
         start()
+
+
+def test_a_path_that_is_no_utf8(start):
+    path = os.fsdecode(b"runs/caf\xe9")
+    with start({"base": path}, command=f"coldforge-sft {path}") as run:
+        run.close("finished")
+    assert read_manifest(run.path).command == f"coldforge-sft {path}"
+    start({"base": path}).close("finished")
 
 
 def test_a_directory_of_something_else_is_refused(start, tmp_path):

@@ -70,6 +70,19 @@ def test_a_signal(number, reason, messages):
     assert messages() == [f"{number.name}: the step ends, then the run is saved; once more to leave at once"]
 
 
+def test_signals_of_others_are_theirs():
+    number = signal.SIGRTMIN + 3  # one that signal.Signals has no name for
+    before = signal.signal(number, lambda *_: None)
+    with Stopper() as stopper:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while not stopper.should_stop():
+            assert time.monotonic() < deadline
+    assert stopper.reason == "SIGTERM"
+    signal.signal(number, before)
+
+
 SLEEPER = """
 import ctypes, sys, time
 from coldforge.training import Stopper

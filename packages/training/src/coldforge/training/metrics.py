@@ -36,8 +36,10 @@ KEYS = ("step", "time")  # of every line, beside the scalars
 # Name → meaning and unit. A loop may add names of its own in the same groups.
 SCALARS: dict[str, str] = {
     "train/loss": "what is minimised: mean over the weighted tokens of the whole batch, nats",
+    "train/nll": "train/loss without the z-loss, where there is one",
     "train/loss_reasoning": "mean negative log-likelihood of a reasoning token, nats",
     "train/loss_answer": "the same of an answer token, its end-of-turn included",
+    "train/entropy": "mean entropy of the predictions over trained tokens, nats, where it is summed",
     "train/grad_norm": "global norm of the gradient before clipping",
     "train/grad_norm_clipped": "the same after clipping",
     "train/update_norm": "global norm of the change of the parameters, 0 for a step that was not applied",

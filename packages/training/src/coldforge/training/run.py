@@ -416,7 +416,7 @@ def _write_manifest(manifest: Manifest) -> None:
     stored = {"version": VERSION, **{k: v for k, v in plain(manifest).items() if k != "directory"}}
     text = json.dumps(spelled(stored), indent=2, ensure_ascii=False, allow_nan=False)
     with replace_file(manifest.directory / MANIFEST) as file:
-        file.write(text.encode() + b"\n")
+        file.write(text.encode("utf-8", "backslashreplace") + b"\n")  # a path that is no UTF-8, as JSON escapes it
 
 
 def _config_text(config: Mapping[str, Any], stage: str) -> str:
