@@ -1,7 +1,9 @@
 """The program from its command line on, with a small vocabulary."""
 
+import errno
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -116,6 +118,20 @@ def test_ctrl_c_says_that_it_goes_on(here: Path, run: Run, monkeypatch: pytest.M
     with monkeypatch.context() as changed:
         changed.setattr("coldforge.data.prepare.judge.Judge.chunk", stop)
         assert run(*ARGUMENTS) == (130, "", "coldforge-prepare: stopped; the same command goes on\n")
+    assert run(*ARGUMENTS)[0] == 0
+
+
+def test_a_full_disk_says_that_it_goes_on(here: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *rest: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as changed:
+        changed.setattr("coldforge.data.dataset._write_records", full)
+        code, out, err = run(*ARGUMENTS)
+    assert (code, out) == (2, "")
+    assert re.search(r"No space left on device: '.*train-00000.*'\. Free some space, and the same command goes on", err)
+    assert not [file.name for file in (here / "set").iterdir() if file.name.endswith((".tmp", ".arrayrecord"))]
     assert run(*ARGUMENTS)[0] == 0
 
 

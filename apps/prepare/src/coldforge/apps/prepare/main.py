@@ -7,6 +7,7 @@ ended, the same command goes on. Left out: writing over a data set, and adding r
 """
 
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -60,7 +61,9 @@ def main(args: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:  # how coldforge.data says what is wrong
-        print(f"coldforge-prepare: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = ". Free some space, and the same command goes on" if full else ""
+        print(f"coldforge-prepare: {error}{hint}", file=sys.stderr)
         sys.exit(2)
 
 
