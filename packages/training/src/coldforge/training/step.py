@@ -12,6 +12,7 @@ fetching the metrics is the caller's, best one step late. A loss function that w
 caller sets it, by `jax.set_mesh`.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,14 +67,29 @@ def place_batch(
     Raises:
       EmptyBatchError: if all weights are 0, or one is negative or not finite. A process sees only its own rows: with
         several of them, weights of 0 are left to the step, whose `applied` is 0 then.
+      ValueError: if the mesh does not divide the rows.
     """
     if weights is not None:
         check_weights(np.asarray(weights))
     if mesh is None:
         return jax.device_put(batch)
     names = tuple(name for name in rows if name in mesh.shape)
+    _check_rows(batch, mesh, names)
     sharding = NamedSharding(mesh, PartitionSpec(None, names))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def _check_rows(batch: PyTree, mesh: Mesh, names: tuple[str, ...]) -> None:
+    ways = math.prod(mesh.shape[name] for name in names)
+    here = NamedSharding(mesh, PartitionSpec(names)).addressable_devices_indices_map((ways,)).values()
+    own = len({index[0].start for index in here if index is not None})
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        if leaf.ndim < 2 or leaf.shape[1] % own:
+            raise ValueError(
+                f"batch{jax.tree_util.keystr(path)} has shape {leaf.shape}, [accumulation, rows, ...]; the mesh splits "
+                f"rows {own} ways in this process ({' × '.join(names)}): give it a multiple of {own} rows per "
+                "micro-batch, or another mesh"
+            )
 
 
 def check_weights(weights: np.ndarray) -> None:
