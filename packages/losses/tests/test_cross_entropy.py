@@ -107,6 +107,14 @@ def test_integer_and_boolean_weights(problem):
     )
 
 
+def test_no_weight_is_skipped_unseen(problem):
+    """A negative weight counts, and what is no number shows."""
+    hidden, embedding, targets, where = problem.arrays()
+    loss = cross_entropy(hidden, embedding, targets, -where.astype(jnp.float32)).loss
+    assert loss.mean() == pytest.approx(-problem.scores()[0].sum() / problem.where.sum(), abs=1e-5)
+    assert np.isnan(cross_entropy(hidden, embedding, targets, jnp.where(where, jnp.nan, 0.0)).loss.total)
+
+
 def test_next_tokens_shift_targets_with_their_weights():
     tokens, weights = jnp.asarray([[2, 7, 8, 9]]), jnp.asarray([[0.0, 0.0, 1.0, 2.0]])
     targets, shifted = next_tokens(tokens, weights)

@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from coldforge.losses import cross_entropy, token_scores
 
-MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8), (1, 8, 1)]
-EVERYTHING = {"entropy_grad": True, "logsumexp": True, "chunk": 3}
+MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
+EVERYTHING = {"entropy_grad": True, "logsumexp": True, "chunk": 3, "block": 5}
 
 
 def make_mesh(sizes, names=("data", "fsdp", "tensor")):
@@ -50,7 +50,7 @@ def test_scores_and_gradients_are_those_of_one_device(problem, sizes):
         np.testing.assert_allclose(got, want, atol=1e-5 * float(abs(want).max()))
 
 
-@pytest.mark.parametrize("shape", [(2, 48), (3, 48), (8, 46), (3, 45)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 48), (8, 46), (3, 45)], ids=str)
 def test_what_a_mesh_does_not_divide_stays_whole(problem, shape):
     batch, vocab = shape
     problem.embedding, problem.targets = problem.embedding[:vocab], problem.targets % vocab
@@ -116,19 +116,23 @@ def shapes_of(text):
     return sizes, [math.prod(map(int, d.split(","))) for line in moved for d in re.findall(r"\[([\d,]+)\]", line)]
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 1, 4), (1, 2, 4)], ids=str)
-def test_no_device_holds_or_sends_logits_of_the_whole_vocabulary(sizes):
-    mesh, (batch, seq, embed, vocab), chunk = make_mesh(sizes), (8, 64, 4, 4096), 16
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 1, 4), (1, 2, 4), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize("argnums", [0, 1])
+def test_no_device_holds_logits_or_the_embedding_of_others(sizes, argnums):
+    mesh, (batch, seq, embed, vocab) = make_mesh(sizes), (8, 64, 8, 4096)
     rng = np.random.default_rng(0)
     arrays = placed(
         mesh, jnp.asarray(rng.normal(size=(batch, seq, embed)), jnp.float32),
         jnp.asarray(rng.normal(size=(vocab, embed)), jnp.float32), jnp.zeros((batch, seq), int), jnp.ones((batch, seq)),
     )  # fmt: skip
     with jax.set_mesh(mesh):
-        gradient = jax.jit(jax.grad(lambda *a: cross_entropy(*a, chunk=chunk).loss.mean()))
-        text = gradient.lower(*arrays).compile().as_text()
-    held, moved = shapes_of(text)
-    assert max(held) == chunk * vocab // mesh.shape["tensor"]
+        gradient = jax.jit(
+            jax.grad(lambda *a: cross_entropy(*a, chunk=16, block=256).loss.mean(), argnums),
+            out_shardings=arrays[argnums].sharding,
+        )
+        held, moved = shapes_of(gradient.lower(*arrays).compile().as_text())
     own_tokens = batch * seq // (mesh.shape["data"] * mesh.shape["fsdp"])
-    # What may cross: a row's hidden gradient, and the embedding once where it is split along embed.
-    assert max(moved, default=0) <= max(own_tokens * embed, vocab // mesh.shape["tensor"] * embed)
+    own_embedding = vocab * embed // (mesh.shape["tensor"] * mesh.shape["fsdp"])
+    assert max(held) <= max(16 * 256, own_tokens * embed, own_embedding, 256 * embed)
+    # What may cross: the vectors of a device's own tokens, and a block of the embedding.
+    assert max(moved, default=0) <= max(own_tokens * embed, 256 * embed)

@@ -1,27 +1,27 @@
-"""The arithmetic of `token_scores` on one device's share: chunks of tokens, and blocks of vocabulary.
+"""The arithmetic of `token_scores` on one device's share: blocks of the vocabulary, and chunks of tokens.
 
-Forward, for each chunk of `chunk` counted tokens:
-  1. logits of the chunk against the whole vocabulary (or this device's part of it), in float32;
-  2. from them one pass of sums: Σ exp(d), Σ exp(d)·d, d[target], where d = logits − max. Log-probability, logsumexp and
-     entropy follow;
-  3. if a gradient is wanted, at once the gradient of each of these scalars with respect to the token's hidden state: a
-     vector of `embed` numbers per token. A token's scores depend on its own hidden state only, so whatever the loss
-     makes of them, the backward pass is these vectors times the scores' cotangents. The logits are computed once, not
-     twice as under jax.checkpoint: two products instead of three.
+Logits exist for `chunk` counted tokens and `block` rows of the embedding at a time, and everything is collected on the
+way, as flash attention does with keys and values (online softmax; arXiv:1805.02867, arXiv:2205.14135):
 
-XLA:TPU's estimate for a row of 4,096 tokens on a v5e chip (vocabulary 262,144, embed 1,152, bfloat16, value and
-gradient of the hidden states): 100 M cycles and 265 MiB of temporaries in chunks of 256, 72 M and 521 MiB in chunks of
-512, where the same in chunks of 256 under jax.checkpoint is 158 M, and all logits at once 62 M and 4,096 MiB.
+  1. For each block of the vocabulary, for each chunk of counted tokens: logits in float32.
+  2. From them, over all tokens v of the vocabulary but the target: their maximum m, s = Σ exp(z − m),
+     Σ exp(z − m)·(z − m) for the entropy, and, if a gradient is wanted, u = Σ exp(z − m)·E[v], `embed` numbers. When a
+     block raises the maximum, the sums so far are scaled.
+  3. With the target's logit, all is known: log p = −log(1 + s·exp(m − z[target])), and its gradient with respect to the
+     token's hidden state, (1 − p)·(E[target] − u/s). A token's scores depend on its own hidden state only, so whatever
+     the loss makes of them, the backward pass is such vectors times the scores' cotangents.
 
-Only counted tokens take part. Their indices are sorted to the front, and the loop runs as often as they fill chunks:
-a batch of which a third is counted costs a third. Nothing is scattered: the loop writes slices, and one gather puts the
-results back in their places.
+So logits are computed once, where jax.checkpoint computes them twice: two products instead of three; and [chunk, vocab]
+never exists either. The target stands apart because it decides: where p is near 1, 1 − p is exact (in bfloat16, Σ p·E
+would lose it), and −log p is never negative.
 
-The embedding's gradient needs the cotangents, and so its logits a second time. It goes over blocks of `ways` times
-fewer vocabulary rows and `ways` times more tokens: as many logits at a time, but the float32 sum of a whole embedding
-(1.2 GB at 1B) is then read and written `ways` times less often.
+Only counted tokens take part. They are sorted to the front, and the loop runs as often as they fill chunks: a batch of
+which a third is counted costs a third.
+
+The embedding's gradient needs the cotangents, and so the logits a second time. The loops are the same.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,16 +32,18 @@ from coldforge.losses.shards import Placement
 
 
 class Wanted(NamedTuple):
-    """What is computed besides log-probabilities; static. `chunk` is in tokens per device."""
+    """What is computed besides log-probabilities, and how; static. `chunk` is in tokens per device."""
 
     chunk: int
+    block: int
+    scaled: bool
     entropy: bool
     entropy_grad: bool
     logsumexp: bool
 
 
 class Scalars(NamedTuple):
-    """Per token, in float32: `[batch, seq]`, or `[chunk]` inside the loop. Entropy is None unless wanted."""
+    """Per token, in float32: `[batch, seq]`, or `[tokens]` inside. Entropy is None unless wanted."""
 
     logprobs: Array
     logsumexp: Array
@@ -56,36 +58,65 @@ class Vectors(NamedTuple):
     entropy: Array | None
 
 
+class Others(NamedTuple):
+    """Sums over the vocabulary without the target, each per token, in float32; z are the logits.
+
+    Attributes:
+      top: m, the largest z so far.
+      total: Σ exp(z − m).
+      product: Σ exp(z − m) · (z − m); None unless the entropy is wanted.
+      vector: Σ exp(z − m) · E[v], `embed` numbers; None without gradients.
+      product_vector: Σ exp(z − m) · (z − m) · E[v]; None unless the entropy's gradient is wanted.
+    """
+
+    top: Array
+    total: Array
+    product: Array | None
+    vector: Array | None
+    product_vector: Array | None
+
+
 def score_tokens(
     wanted: Wanted, place: Placement, gradients: bool, hidden: Array, embedding: Array, targets: Array, counted: Array,
     temperature: Array,
 ) -> tuple[Scalars, Vectors]:  # fmt: skip
     """The scalars of one device's tokens, and their gradients' vectors if `gradients`; 0 where not counted."""
     batch, seq, embed = hidden.shape
-    tokens = batch * seq
+    tokens, dtype = batch * seq, _sum_dtype(embedding)
     chunk = min(wanted.chunk, tokens)
-    rows, targets = hidden.reshape(tokens, embed), targets.reshape(tokens)
     order, trips = compact(counted.reshape(tokens), chunk)
-    # Parts of a vector are summed over the vocabulary's devices after the loop: until then they keep their precision.
-    vector_dtype = _sum_dtype(embedding) if place.vocab else hidden.dtype
+    h = _take(hidden.reshape(tokens, embed), order).astype(embedding.dtype)
+    y = _take(targets.reshape(tokens), order) - place.first_row(embedding.shape[0])
 
-    def body(i: Array, buffers: tuple[Scalars, Vectors]) -> tuple[Scalars, Vectors]:
-        index = jax.lax.dynamic_slice_in_dim(order, i * chunk, chunk)
-        h, y = _take(rows, index), _take(targets, index)
-        scalars, vectors = _score_chunk(wanted, place, gradients, h, embedding, y, temperature)
-        new = (scalars, jax.tree.map(lambda x: x.astype(vector_dtype), vectors))
-        return jax.tree.map(lambda b, x: jax.lax.dynamic_update_slice_in_dim(b, x, i * chunk, 0), buffers, new)
+    def zeros(*shape: int) -> Array:
+        return jnp.zeros((order.shape[0], *shape), dtype)
 
-    shapes = jax.eval_shape(
-        lambda h: _score_chunk(wanted, Placement(), gradients, h, embedding, targets[:chunk], temperature), rows[:chunk]
+    others = Others(
+        top=zeros() + jnp.finfo(dtype).min / 2,
+        total=zeros(),
+        product=zeros() if wanted.entropy else None,
+        vector=zeros(embed) if gradients else None,
+        product_vector=zeros(embed) if gradients and wanted.entropy_grad else None,
     )
 
-    def buffers(like: Scalars | Vectors, dtype: jnp.dtype) -> Any:
-        return jax.tree.map(lambda s: jnp.zeros((order.shape[0], *s.shape[1:]), dtype), like)
+    def add_block(start: Array | int, block: Array, others: Others) -> Others:
+        block = place.whole(block)
 
-    start = buffers(shapes[0], _sum_dtype(embedding)), buffers(shapes[1], vector_dtype)
-    scalars, vectors = jax.lax.fori_loop(0, place.trips(trips), body, start)
-    vectors = jax.tree.map(lambda x: place.vocab_sum(x).astype(hidden.dtype), vectors)
+        def body(i: Array, others: Others) -> Others:
+            part, h_part, y_part = jax.tree.map(lambda x: _chunk_of(x, i, chunk), (others, h, y))
+            part = _with_block(wanted, part, h_part, y_part - start, block, temperature)
+            return jax.tree.map(lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, i * chunk, 0), others, part)
+
+        return jax.lax.fori_loop(0, trips, body, others)
+
+    others = over_blocks(add_block, embedding, wanted.block, others)
+    others = _over_devices(others, place)
+    target = place.vocab_sum(place.rows_of(embedding, y)).astype(dtype)  # a sum of one row and zeros
+    valid = place.vocab_sum(((y >= 0) & (y < embedding.shape[0])).astype(jnp.int32)) > 0
+    # A target that is no token has no log-probability: nan shows it, where 0 would train on it.
+    z = jnp.where(valid, (h.astype(dtype) * target).sum(axis=1), jnp.nan)
+    scalars, vectors = _with_target(wanted, others, z, target, temperature)
+    vectors = jax.tree.map(lambda x: x.astype(hidden.dtype), vectors)
     return jax.tree.map(lambda x: _put_back(x, counted), (scalars, vectors))
 
 
@@ -99,6 +130,23 @@ def compact(counted: Array, chunk: int) -> tuple[Array, Array]:
     order = jnp.sort(jnp.where(counted, number, tokens + number))
     order = jnp.pad(order, (0, -tokens % chunk), constant_values=2 * tokens)
     return order, (counted.sum(dtype=jnp.int32) + chunk - 1) // chunk
+
+
+def over_blocks(step: Callable[[Array | int, Array, Any], Any], embedding: Array, block: int, carry: Any) -> Any:
+    """`carry = step(first row, rows of the embedding, carry)` for each block; the last one may be smaller."""
+    vocab = embedding.shape[0]
+    size = min(block, vocab)
+
+    def whole(i: Array, carry: Any) -> Any:
+        return step(i * size, _chunk_of(embedding, i, size), carry)
+
+    carry = jax.lax.fori_loop(0, vocab // size, whole, carry)
+    rest = vocab % size
+    return step(vocab - rest, embedding[vocab - rest :], carry) if rest else carry
+
+
+def _chunk_of(x: Array, i: Array, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, i * size, size)
 
 
 def _take(x: Array, index: Array) -> Array:
@@ -116,48 +164,79 @@ def _sum_dtype(embedding: Array) -> jnp.dtype:
     return jnp.promote_types(embedding.dtype, jnp.float32)
 
 
-def _logits(h: Array, embedding: Array, temperature: Array) -> Array:
-    """`[tokens, vocab]` in float32. The product runs in the embedding's dtype, which is never cast as a whole."""
-    product = jnp.einsum(
-        "td,vd->tv", h.astype(embedding.dtype), embedding, preferred_element_type=_sum_dtype(embedding)
-    )
-    return product / temperature
+def _product(letters: str, x: Array, y: Array) -> Array:
+    """A product in the embedding's dtype, which is never cast as a whole, summed in float32."""
+    return jnp.einsum(letters, x, y, preferred_element_type=_sum_dtype(y))
 
 
-def _score_chunk(
-    wanted: Wanted, place: Placement, gradients: bool, h: Array, embedding: Array, y: Array, temperature: Array
+def _with_block(wanted: Wanted, others: Others, h: Array, y: Array, block: Array, temperature: Array) -> Others:
+    """The sums of a chunk of tokens with one more block of the vocabulary; `y` counts from the block's first row."""
+    z = _product("td,vd->tv", h, block)
+    if wanted.scaled:
+        z = z / temperature
+    is_target = jnp.arange(block.shape[0]) == y[:, None]
+    top = jnp.maximum(others.top, jnp.where(is_target, -jnp.inf, z).max(axis=1))
+    rise = others.top - top
+    keep = jnp.exp(rise)
+    d = z - top[:, None]
+    e = jnp.where(is_target, 0, jnp.exp(d))
+    total = keep * others.total + e.sum(axis=1)
+    product, vector, product_vector = others.product, others.vector, others.product_vector
+    if product_vector is not None and vector is not None:
+        product_vector = keep[:, None] * (product_vector + rise[:, None] * vector)
+        product_vector += _product("tv,vd->td", (e * d).astype(block.dtype), block)
+    if product is not None:
+        product = keep * (product + rise * others.total) + (e * d).sum(axis=1)
+    if vector is not None:
+        vector = keep[:, None] * vector + _product("tv,vd->td", e.astype(block.dtype), block)
+    return Others(top, total, product, vector, product_vector)
+
+
+def _over_devices(others: Others, place: Placement) -> Others:
+    """The sums over all parts of the vocabulary."""
+    top = place.vocab_max(others.top)
+    rise = others.top - top
+    keep = jnp.exp(rise)
+    product, vector, product_vector = others.product, others.vector, others.product_vector
+    if product_vector is not None and vector is not None:
+        product_vector = place.vocab_sum(keep[:, None] * (product_vector + rise[:, None] * vector))
+    if product is not None:
+        product = place.vocab_sum(keep * (product + rise * others.total))
+    if vector is not None:
+        vector = place.vocab_sum(keep[:, None] * vector)
+    return Others(top, place.vocab_sum(keep * others.total), product, vector, product_vector)
+
+
+def _with_target(
+    wanted: Wanted, others: Others, z: Array, target: Array, temperature: Array
 ) -> tuple[Scalars, Vectors]:
-    """Scalars `[chunk]` and vectors `[chunk, embed]` of one chunk; vectors are of this device's vocabulary only."""
-    logits = _logits(h, embedding, temperature)
-    rows = embedding.shape[0]
-    is_target = jnp.arange(rows) == (y - place.first_row(rows))[:, None]
-    top = place.vocab_max(logits.max(axis=1))
-    d = logits - top[:, None]
-    # A masked sum, not take_along_axis: XLA fuses it with the others, and it is right on a part of the vocabulary.
-    sums = [jnp.exp(d).sum(axis=1), jnp.where(is_target, d, 0).sum(axis=1)]
-    if wanted.entropy:
-        sums.append((jnp.exp(d) * d).sum(axis=1))
-    total, target, *product = place.vocab_sum(jnp.stack(sums))
-    log_total = jnp.log(total)
-    # A target that is no token has no log-probability: nan shows it, where 0 would train on it.
-    logprobs = jnp.where((y >= 0) & (y < place.vocab_rows(rows)), target - log_total, jnp.nan)
-    entropy = log_total - product[0] / total if wanted.entropy else None
-    scalars = Scalars(logprobs, top + log_total, entropy)
-    if not gradients:
+    """Scalars and vectors of all tokens, from the sums over the others, the target's logit `z` and its row."""
+    if wanted.scaled:
+        z = z / temperature
+    # A vocabulary of one token has no others; nan stays nan.
+    total = jnp.where(others.total == 0, jnp.finfo(z.dtype).tiny, others.total)
+    log_others = others.top + jnp.log(total)
+    logprobs, logsumexp = -jax.nn.softplus(log_others - z), jnp.logaddexp(log_others, z)
+    p, rest = jax.nn.sigmoid(z - log_others), jax.nn.sigmoid(log_others - z)
+    shift, entropy = others.top - logsumexp, None
+    if others.product is not None:
+        entropy = -p * logprobs - rest * (others.product / total + shift)
+    scalars = Scalars(logprobs, logsumexp, entropy)
+    if others.vector is None:
         return scalars, Vectors(None, None, None)
 
-    def vector(weights: Array) -> Array:
-        product = jnp.einsum(
-            "tv,vd->td", weights.astype(embedding.dtype), embedding, preferred_element_type=_sum_dtype(embedding)
-        )
-        return product / temperature
+    def column(x: Array) -> Array:
+        return x[:, None] / temperature if wanted.scaled else x[:, None]
 
-    logp = d - log_total[:, None]
-    p = jnp.exp(logp)
+    mean, at_target = column(rest / total) * others.vector, column(p) * target  # Σ p·E over the others, and p·E[target]
+    by_entropy = None
+    if others.product_vector is not None and entropy is not None:
+        by_entropy = -column(rest / total) * others.product_vector - (shift + entropy)[:, None] * mean
+        by_entropy -= (logprobs + entropy)[:, None] * at_target
     return scalars, Vectors(
-        logprobs=vector(is_target - p),
-        logsumexp=vector(p) if wanted.logsumexp else None,
-        entropy=vector(-p * (logp + entropy[:, None])) if entropy is not None and wanted.entropy_grad else None,
+        logprobs=column(rest) * target - mean,
+        logsumexp=at_target + mean if wanted.logsumexp else None,
+        entropy=by_entropy,
     )
 
 
@@ -168,34 +247,37 @@ def embedding_gradient(
     """The gradient `[vocab, embed]` of one device's part of the embedding, in float32, summed over the batch.
 
     With `t` a token, `v` a vocabulary row, `a, b, c` the cotangents of log-probability, logsumexp and entropy H:
-    dlogits[t, v] = a·(1[v = target] − p) + b·p − c·p·(log p + H), and the result is dlogitsᵀ · hidden / temperature.
+    dlogits[v, t] = a·(1[v = target] − p) + b·p − c·p·(log p + H), and the result is dlogits · hidden / temperature.
     """
-    vocab, embed = embedding.shape
-    tokens = counted.size
-    ways = next(w for w in (8, 4, 2, 1) if vocab % w == 0)
-    tall, rows = min(wanted.chunk * ways, tokens), vocab // ways
-    order, trips = compact(counted.reshape(tokens), tall)
-    flat = hidden.reshape(tokens, embed)
-    per_token = jax.tree.map(lambda x: x.reshape(tokens), (targets, scalars, cotangents))
+    vocab, columns = embedding.shape
+    tokens, embed = counted.size, hidden.shape[-1]
+    chunk = min(wanted.chunk, tokens)
+    order, trips = compact(counted.reshape(tokens), chunk)
+    h = _take(hidden.reshape(tokens, embed), order).astype(embedding.dtype)
+    first = place.first_row(vocab)
+    per_token = jax.tree.map(lambda x: _take(x.reshape(tokens), order), (targets - first, scalars, cotangents))
 
-    def one_block(start: Array, block: Array) -> Array:
+    def one_block(start: Array | int, block: Array, result: Array) -> Array:
+        rows, block = block.shape[0], place.whole(block)
+
         def body(i: Array, sums: Array) -> Array:
-            index = jax.lax.dynamic_slice_in_dim(order, i * tall, tall)
-            h = _take(flat, index).astype(embedding.dtype)
-            y, own, cotangent = jax.tree.map(lambda x: _take(x, index)[:, None], per_token)
-            logp = _logits(h, block, temperature) - own.logsumexp
+            h_part, (y, own, cotangent) = jax.tree.map(lambda x: _chunk_of(x, i, chunk), (h, per_token))
+            z = _product("vd,td->vt", block, h_part)  # so that the product below has nothing to transpose
+            if wanted.scaled:
+                z = z / temperature
+            logp = z - own.logsumexp
             p = jnp.exp(logp)
-            dlogits = cotangent.logprobs * ((start + jnp.arange(rows) == y) - p)
+            is_target = jnp.arange(rows)[:, None] == y - start
+            # The target's own 1 − p, where p may be 1 for all that float32 knows of it.
+            dlogits = cotangent.logprobs * jnp.where(is_target, -jnp.expm1(own.logprobs), -p)
             if wanted.logsumexp:
                 dlogits += cotangent.logsumexp * p
             if wanted.entropy_grad:
                 dlogits -= cotangent.entropy * p * (logp + own.entropy)
-            return sums + jnp.einsum("tv,td->vd", dlogits.astype(embedding.dtype), h, preferred_element_type=sums.dtype)
+            return sums + _product("vt,td->vd", dlogits.astype(block.dtype), h_part)
 
-        return jax.lax.fori_loop(0, trips, body, jnp.zeros((rows, embed), _sum_dtype(embedding)))
+        sums = jax.lax.fori_loop(0, trips, body, jnp.zeros((rows, embed), result.dtype))
+        return jax.lax.dynamic_update_slice_in_dim(result, place.batch_sum(sums), start, 0)
 
-    starts = place.first_row(vocab) + rows * jnp.arange(ways)
-    _, blocks = jax.lax.scan(
-        lambda _, block: (None, one_block(*block)), None, (starts, embedding.reshape(ways, rows, embed))
-    )
-    return place.batch_sum(blocks.reshape(vocab, embed)) / temperature
+    result = over_blocks(one_block, embedding, wanted.block, jnp.zeros((vocab, columns), _sum_dtype(embedding)))
+    return result / temperature if wanted.scaled else result

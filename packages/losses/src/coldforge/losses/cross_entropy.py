@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from coldforge.losses.means import WeightedSum, segment_sums, weighted_sum
-from coldforge.losses.scores import CHUNK, token_scores
+from coldforge.losses.scores import token_scores
 
 
 class CrossEntropy(NamedTuple):
@@ -25,9 +25,9 @@ class CrossEntropy(NamedTuple):
     Attributes:
       loss: what to minimise: Σ w · (nll + z_loss · logsumexp²), weight Σ w. The only one with a gradient.
       nll: Σ w · nll, without the z-loss; exp of its mean is the perplexity.
-      segments: one sum per label, `[num_labels]`, over tokens of weight > 0, each counted once, whatever its weight;
+      segments: one sum per label, `[num_labels]`, over tokens of a weight other than 0, each counted once;
         None without labels.
-      entropy: Σ H over tokens of weight > 0, each counted once: the entropy in nats; None unless asked for.
+      entropy: Σ H over tokens of a weight other than 0, each counted once: the entropy in nats; None unless asked for.
     """
 
     loss: WeightedSum
@@ -71,9 +71,11 @@ def cross_entropy(
     num_labels: int = 0,
     z_loss: float | int = 0.0,
     entropy: bool = False,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
+    block: int | None = None,
     batch_axes: Sequence[str] = ("data", "fsdp"),
     vocab_axis: str = "tensor",
+    embed_axis: str | None = "fsdp",
 ) -> CrossEntropy:
     """Weighted cross-entropy of `targets`, by chunks: Σ w · (−log p(target) + z_loss · logsumexp²).
 
@@ -83,12 +85,12 @@ def cross_entropy(
       hidden: hidden states after the last norm.
       embedding: the output embedding.
       targets: the token that each position is to predict (`next_tokens`).
-      weights: of each position, not negative; 0 skips it, and costs nothing.
+      weights: of each position; 0 skips it, and costs nothing.
       labels: which segment a target belongs to (say 0 reasoning, 1 answer); any other number is none.
       num_labels: how many segments there are, if `labels` are given.
       z_loss: coefficient of the z-loss.
       entropy: also return the entropy of the predictions: a value, for a metric.
-      chunk: as in `token_scores`, like `batch_axes` and `vocab_axis`.
+      chunk, block, batch_axes, vocab_axis, embed_axis: as in `token_scores`.
 
     Raises:
       ValueError: as `token_scores`; labels without their number; a negative z_loss.
@@ -97,10 +99,11 @@ def cross_entropy(
         raise ValueError(f"labels and num_labels go together, got labels={labels is not None}, num_labels={num_labels}")
     if z_loss < 0:
         raise ValueError(f"z_loss must be 0 (off) or positive, got {z_loss}")
-    counted = weights > 0
+    counted = weights != 0
     scores = token_scores(
         hidden, embedding, targets, counted,
-        entropy=entropy, logsumexp=z_loss > 0, chunk=chunk, batch_axes=batch_axes, vocab_axis=vocab_axis,
+        entropy=entropy, logsumexp=z_loss > 0, chunk=chunk, block=block,
+        batch_axes=batch_axes, vocab_axis=vocab_axis, embed_axis=embed_axis,
     )  # fmt: skip
     per_token = -scores.logprobs
     nll = jax.lax.stop_gradient(per_token)

@@ -1,19 +1,19 @@
-"""Log-probabilities, entropy and logsumexp of tokens from hidden states, without the logits of all tokens at once.
+"""Log-probabilities, entropy and logsumexp of tokens from hidden states, without ever holding their logits.
 
     scores = token_scores(hidden, embedding, targets, where=weights > 0)
     loss = -weighted_sum(scores.logprobs, weights).mean()
 
 Logits of 262,144 tokens are what the memory of a language model's loss goes to: 4.3 GB in float32 for one row of 4,096.
-`token_scores` makes them for a chunk of tokens at a time (`chunks.py`), only for tokens that count, and computes the
-gradient of the hidden states while the chunk's logits are there. Order of events: shapes are checked, the context's
-mesh says how tokens and vocabulary are split (`shards.py`), each device does its share, and `jax.custom_vjp` ties
-forward and backward passes together.
+`token_scores` makes them for a chunk of tokens and a block of the vocabulary at a time (`chunks.py`), only for tokens
+that count, and collects the gradient of the hidden states on the way. Order of events: shapes are checked, the
+context's mesh says how tokens and embedding are split (`shards.py`), each device does its share, and `jax.custom_vjp`
+ties forward and backward passes together.
 
 Left out: forward-mode and second derivatives, gradients with respect to the temperature, a sequence split over devices,
 soft-capped or biased logits (Gemma3 has neither).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,9 +23,11 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.losses.chunks import Scalars, Vectors, Wanted, embedding_gradient, score_tokens
-from coldforge.losses.shards import TOKENS, VOCAB, WHOLE, Placement, placement, shared
+from coldforge.losses.shards import TOKENS, VOCAB, WHOLE, Placement, placement, platform, shared
 
-CHUNK = 512  # tokens: 512 MiB of float32 logits at a vocabulary of 262,144; chunks.py has the figures
+TILES = {"cpu": (128, 2048), "tpu": (256, 8192)}  # tokens, vocabulary rows; other platforms as TPU
+"""The logits that exist at a time, by platform; the README has what other sizes cost. Small chunks waste little on a
+last one that is not full; a CPU wants logits that fit in its cache."""
 
 
 class TokenScores(NamedTuple):
@@ -52,9 +54,11 @@ def token_scores(
     entropy: bool = False,
     entropy_grad: bool = False,
     logsumexp: bool = False,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
+    block: int | None = None,
     batch_axes: Sequence[str] = ("data", "fsdp"),
     vocab_axis: str = "tensor",
+    embed_axis: str | None = "fsdp",
 ) -> TokenScores:
     """Scores of `targets` under softmax(hidden · embeddingᵀ / temperature), and their gradients, by chunks.
 
@@ -65,9 +69,9 @@ def token_scores(
     `[embed, vocab]`. Sums and softmax are in float32 (float64 for float64), products in the embedding's dtype.
 
     On a mesh (`jax.set_mesh`, inside `jit`), each device works on its own rows of tokens and its own part of the
-    vocabulary: over `vocab_axis` go three numbers per token and, for gradients, one `[tokens, embed]` sum. An embedding
-    split along `embed` is gathered once. Inside your own `shard_map` the arrays are taken as they are, with the
-    vocabulary whole.
+    vocabulary: over `vocab_axis` go a few numbers and two `embed` vectors per token. Of an embedding split over
+    `embed_axis`, `block` rows are gathered at a time. Inside your own `shard_map` the arrays are taken as they are, and
+    the embedding must be whole.
 
     Args:
       hidden: hidden states after the last norm. Position t is scored against `targets[:, t]`: shift by one first, with
@@ -78,28 +82,35 @@ def token_scores(
       temperature: divides the logits. Positive; may be traced, and has no gradient.
       entropy: also return the entropy: a value, for a metric.
       entropy_grad: return it with its gradient, which is one product more.
-      logsumexp: also return the logsumexp, with its gradient (one product more), as a z-loss needs.
-      chunk: counted tokens per device whose logits exist at a time, `chunk · vocab` float32 numbers.
+      logsumexp: also return the logsumexp, with its gradient, as a z-loss needs.
+      chunk: counted tokens per device whose logits exist at a time, `chunk · block` float32 numbers (default: `TILES`).
+      block: rows of the embedding whose logits exist at a time (default: `TILES`).
       batch_axes: mesh axes that split the batch.
       vocab_axis: mesh axis that splits the vocabulary.
+      embed_axis: mesh axis that splits the embedding's columns; None where the mesh has one that does not.
 
     Returns:
       Float32 scores, `[batch, seq]` each.
 
     Raises:
-      ValueError: for shapes that do not fit together, an empty batch, a chunk below 1, a temperature of 0 or less.
+      ValueError: for shapes that do not fit together, an empty batch, a chunk or block below 1, a temperature that is
+        not positive.
     """
-    _check(hidden, embedding, targets, where, temperature, chunk)
+    ours = TILES.get(platform(), TILES["tpu"])
+    chunk, block = ours[0] if chunk is None else chunk, ours[1] if block is None else block
+    _check(hidden, embedding, targets, where, temperature, {"chunk": chunk, "block": block})
     if where is None:
         where = jnp.ones(targets.shape, bool)
-    place = placement(hidden.shape[0], embedding.shape[0], batch_axes=batch_axes, vocab_axis=vocab_axis)
-    wanted = Wanted(chunk, entropy or entropy_grad, entropy_grad, logsumexp)
+    axes: dict[str, Any] = {"batch_axes": batch_axes, "vocab_axis": vocab_axis, "embed_axis": embed_axis}
+    place = placement(hidden.shape[0], *embedding.shape, **axes)
+    scaled = not (isinstance(temperature, float | int) and temperature == 1)
+    wanted = Wanted(chunk, block, scaled, entropy or entropy_grad, entropy_grad, logsumexp)
     divisor = jnp.asarray(temperature, jnp.promote_types(embedding.dtype, jnp.float32))
     scalars = _scores((wanted, place), hidden, embedding, targets, where, jax.lax.stop_gradient(divisor))
     return TokenScores(scalars.logprobs, scalars.entropy, scalars.logsumexp if logsumexp else None)
 
 
-def _check(hidden: Any, embedding: Any, targets: Any, where: Any, temperature: Any, chunk: int) -> None:
+def _check(hidden: Any, embedding: Any, targets: Any, where: Any, temperature: Any, tile: Mapping[str, int]) -> None:
     """Raises ValueError, with what was got, unless the arguments of `token_scores` fit together."""
     if hidden.ndim != 3 or embedding.ndim != 2 or hidden.shape[-1] != embedding.shape[-1]:
         raise ValueError(
@@ -111,8 +122,9 @@ def _check(hidden: Any, embedding: Any, targets: Any, where: Any, temperature: A
             raise ValueError(f"{name} must have hidden's [batch, seq] = {hidden.shape[:2]}, got {array.shape}")
     if 0 in hidden.shape[:2]:
         raise ValueError(f"there must be at least one token, got hidden of shape {hidden.shape}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
+    for name, size in tile.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
     if isinstance(temperature, float | int) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}; greedy choice has no log-probabilities")
 
@@ -147,7 +159,7 @@ def _backward_rule(static: tuple[Wanted, Placement], residuals: Any, cotangents:
         terms = [
             jnp.expand_dims(cotangent, -1) * vector
             for cotangent, vector in zip(cotangents, vectors, strict=True)
-            if vector is not None and not isinstance(cotangent, SymbolicZero)
+            if vector is not None and cotangent is not None and not isinstance(cotangent, SymbolicZero)
         ]
         total = sum(terms, jnp.zeros_like(vectors.logprobs))
         d_hidden = jnp.where(counted[..., None], total, 0).astype(vectors.logprobs.dtype)
