@@ -6,7 +6,7 @@ be fast: weights replicated before split, little recomputation before much, few 
 follows from results is not compiled:
   - weights alone do not fit;
   - it was refused, so the same with more rows at a time, or with less recomputation, will be too;
-  - it fits, so the same with more recomputation is slower.
+  - it fits, so the same with more recomputation or more micro-batches is slower.
 Nothing here compiles: `Search` is given a function that does.
 """
 
@@ -126,8 +126,8 @@ class Search:
                 continue
             if not outcome.fits and candidate.rows >= other.rows and candidate.remat <= other.remat:
                 return "takes more than what was refused"
-            if outcome.fits and candidate.rows == other.rows and candidate.remat > other.remat:
-                return "computes more again than what fits"
+            if outcome.fits and candidate.accumulation >= other.accumulation and candidate.remat >= other.remat:
+                return "recomputes more, or in more micro-batches, than what fits"
         return ""
 
     @property

@@ -16,6 +16,7 @@ An all-reduce of which a fusion keeps a slice is a reduce-scatter.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -89,6 +90,7 @@ def _channel(instruction: Instruction) -> str:
     return found.group(1) if found else instruction.name
 
 
+@functools.lru_cache(maxsize=2)
 def _started(program: Program) -> frozenset[str]:
     """Channels of the collectives that fusions start."""
     started = set()

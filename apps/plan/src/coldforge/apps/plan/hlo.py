@@ -76,7 +76,7 @@ class Instruction:
 type Computation = dict[str, Instruction]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """A compiled program.
 
