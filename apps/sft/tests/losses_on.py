@@ -1,9 +1,9 @@
 """Losses of a few steps on some meshes, through the app's own build (started by test_meshes.py).
 
-    losses_on.py DATA TOKENIZER OUT MESHES [PORT RANK]
+    losses_on.py DATA TOKENIZER OUT RUNS
 
-MESHES is a list of JSON objects with the axes of a mesh, and rows and accumulation of a batch; with PORT and RANK, this
-is one of two processes. Writes OUT as JSON: the list of losses, held-out losses last, for each of them.
+RUNS is a list of JSON objects: rows and accumulation of a batch, the axes of a mesh where there is one, and whether
+the held-out loss is wanted too. Writes OUT as JSON: for each of them the list of losses.
 """
 
 import dataclasses
@@ -11,20 +11,15 @@ import json
 import sys
 from pathlib import Path
 
-import jax
-
 from coldforge.apps.sft import base, build, devices, presets, train
-from coldforge.apps.sft.config import Distributed, MeshConfig, Options
+from coldforge.apps.sft.config import MeshConfig, Options
 from coldforge.apps.sft.inputs import find_inputs
 
 STEPS = 3
 
 
-def main(data: str, tokenizer: str, out: str, meshes: str, port: str = "", rank: str = "") -> None:
-    if port:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        devices.join(Distributed(initialize=True, coordinator=f"localhost:{port}", processes=2, process=int(rank)))
-    found = [losses(Path(data), Path(tokenizer), which) for which in json.loads(meshes)]
+def main(data: str, tokenizer: str, out: str, runs: str) -> None:
+    found = [losses(Path(data), Path(tokenizer), which) for which in json.loads(runs)]
     Path(out).write_text(json.dumps(found))
 
 
@@ -32,7 +27,6 @@ def losses(data: Path, tokenizer: Path, which: dict) -> list[float]:
     preset = presets.tiny()
     config = dataclasses.replace(
         preset,
-        model=dataclasses.replace(preset.model, train=which["train"]),
         batches=dataclasses.replace(
             preset.batches, rows=which["rows"], accumulation=which["accumulation"], answer_weight=2.0
         ),
@@ -49,8 +43,10 @@ def losses(data: Path, tokenizer: Path, which: dict) -> list[float]:
             batch = train.training.place_batch(next(batches), mesh=mesh)
             state, metrics = built.train_step(state, built.frozen, batch)
             found.append(float(metrics["loss"]))
-    sums = train.held_out(built, inputs)(state)
-    return [*found, float(sums["loss"]) / float(sums["weight"])]
+    if which.get("held out"):
+        sums = train.held_out(built, inputs)(state)
+        found.append(float(sums["loss"]) / float(sums["weight"]))
+    return found
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ td{vertical-align:top}pre{white-space:pre-wrap;overflow-wrap:anywhere;background
 svg{width:100%;height:auto;display:block}.ok{color:#17692f}.fails{color:#b00020;font-weight:bold}.quiet{color:#666}
 .verdict{display:inline-block;padding:.1rem .7rem;border-radius:1rem;color:#fff;font-size:1rem;vertical-align:middle}
 .verdict.ok{background:#17692f}.verdict.fails{background:#b00020}summary{cursor:pointer;overflow-wrap:anywhere}
-td.value{overflow-wrap:anywhere}
+td.value{overflow-wrap:anywhere}.gate td,.gate th{white-space:nowrap}
 """
 # Title → the curves in it, by name in metrics.jsonl, and whether the axis is logarithmic.
 CURVES: dict[str, tuple[dict[str, str], bool]] = {
@@ -71,8 +71,8 @@ def report_page(
         "<h2>Examples</h2>" + "".join(_example(old, new) for old, new in shown),
         f"<h2>Figures</h2>{_mapping(manifest.figures)}",
         f"<h2>Made of</h2>{_mapping(made_of)}",
-        f"<h2>Configuration</h2>{_mapping(config)}",
-        f"<h2>Versions</h2>{_mapping(manifest.versions)}",
+        f"<h2>Configuration</h2><details><summary>All options</summary>{_mapping(config)}</details>",
+        f"<h2>Versions</h2><details><summary>All packages</summary>{_mapping(manifest.versions)}</details>",
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     return (
@@ -92,7 +92,7 @@ def _gate(result: GateResult) -> str:
     why = "".join(f"<li>{escape(check.name)}: {escape(check.why)}</li>" for check in result.checks)
     notes = "".join(f'<li class="quiet">{escape(note)}</li>' for note in result.notes)
     faults = f"<p>Faults of the tuned model's form:</p>{_mapping(result.tuned.faults)}" if result.tuned.faults else ""
-    return f'<div class="scroll"><table>{table}</table></div><ul>{why}{notes}</ul>{faults}'
+    return f'<div class="scroll gate"><table>{table}</table></div><ul>{why}{notes}</ul>{faults}'
 
 
 def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapping[str, Any]) -> str:
@@ -128,7 +128,8 @@ def _example(old: Graded, new: Graded) -> str:
     for name, reply in (("tuned", new), ("base", old)):
         parts.append(f"<p><b>{name}</b>: {escape(in_words(reply))}</p><pre>{escape(reply.text)}</pre>")
     wanted = f'<p class="quiet">wanted: {escape(new.wanted)}</p>'
-    return f"<details><summary>{escape(new.prompt)}</summary>{''.join(parts)}{wanted}</details>"
+    summary = f"{in_words(new).partition(',')[0]}: {new.prompt}"
+    return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}{wanted}</details>"
 
 
 def _mapping(values: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from coldforge.apps.sft.ask import ask, base_replies, write_replies
 from coldforge.apps.sft.build import Built
 from coldforge.apps.sft.config import GateOptions
 from coldforge.apps.sft.inputs import Inputs
-from coldforge.sft import GateLimits, GateResult, Graded, Rates, examples, judge
+from coldforge.sft import GateLimits, GateResult, Graded, examples, judge
 
 SHOWN = 3  # examples in the terminal
 CUT = 400  # characters of each
@@ -94,7 +94,15 @@ def table_rows(result: GateResult) -> list[tuple[str, str, str, str, bool | None
     ]  # fmt: skip
     rows.append(("right answers", "", after.accuracy.text, before.accuracy.text, None))
     rows.append(("right, in form", "", after.in_form.text, before.in_form.text, None))
-    return [*rows, ("tokens a reply", "", _lengths(after), _lengths(before), None)]
+    for name, field in (
+        ("tokens a reply", "length"),
+        ("of right ones", "length_right"),
+        ("of wrong ones", "length_wrong"),
+    ):
+        lengths = [getattr(found, field) for found in (after, before)]
+        shown, of_base = ("–" if length is None else f"{length:.0f}" for length in lengths)
+        rows.append((name, "", shown, of_base, None))
+    return rows
 
 
 def in_words(reply: Graded) -> str:
@@ -102,16 +110,6 @@ def in_words(reply: Graded) -> str:
     right = {True: "right", False: "wrong", None: "not graded"}[reply.correct]
     form, end = reply.fault or "well formed", "cut off" if reply.truncated else "ended"
     return f"{right}, {form}, {end}, {reply.tokens} tokens"
-
-
-def _lengths(found: Rates) -> str:
-    if found.length is None:
-        return ""
-    parts = [f"{found.length:.0f}"]
-    for name, value in (("right", found.length_right), ("wrong", found.length_wrong)):
-        if value is not None:
-            parts.append(f"{name} {value:.0f}")
-    return ", ".join(parts)
 
 
 def _mark(passed: bool | None) -> Text:

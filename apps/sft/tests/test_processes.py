@@ -1,13 +1,15 @@
-"""The program in processes of its own that end before their end: killed, told to stop, or on a full disk."""
+"""The program in processes of its own: killed, told to stop, on a full disk, and two that train together."""
 
 import random
 import resource
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coldforge import training
@@ -136,3 +138,33 @@ def test_a_full_disk_names_the_file_and_loses_nothing(
     mended = subprocess.run(command(run, *SHORT), capture_output=True, text=True, env=environment, check=False)
     assert mended.returncode == 0, mended.stderr
     assert curves(run) == uninterrupted
+
+
+def test_two_processes_train_one_model(
+    tmp_path: Path,
+    command: Callable[..., list[str]],
+    environment: dict[str, str],
+    uninterrupted: dict[str, list[float]],
+) -> None:
+    """From the command line to the gate; the losses of the first steps are those of one process."""
+    run = tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    together = ("--distributed.initialize", "--distributed.coordinator", f"localhost:{port}",
+                "--distributed.processes", "2", "--distributed.process")  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            command(run, *SHORT, *together, str(rank)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "gate: passed" in said[0][0]
+    assert "gate" not in said[1][0]
+    found = curves(run)
+    for name in ("train/loss", "train/loss_reasoning", "train/loss_answer", "train/learning_rate"):
+        np.testing.assert_allclose(found[name][:3], uninterrupted[name][:3], rtol=0, atol=1e-5)
+    assert training.read_manifest(run).gate["passed"]
