@@ -6,12 +6,16 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
 from coldforge.apps.chat import talk
 from coldforge.apps.chat.talk import Talk, open_model, speed
 from coldforge.data import Tokenizer
+from coldforge.modeling import LoraConfig, add_lora, load, lora_state, save_peft, set_lora
 from coldforge.rollout import SamplingParams
 
 CTRL_C = 7  # any token
@@ -224,3 +228,14 @@ def test_auto_is_the_faster_type(model: Path, tokenizer: Tokenizer, monkeypatch:
     assert open_model(model, tokenizer, "bfloat16").dtype == "bfloat16"
     monkeypatch.setattr("jax.default_backend", lambda: "tpu")
     assert open_model(model, tokenizer, "auto").dtype == "bfloat16"
+
+
+def test_an_adapter_is_put_on_the_weights(model: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    base = load(model)
+    adapted = add_lora(base, LoraConfig(rank=2), rngs=nnx.Rngs(0))
+    set_lora(adapted, jax.tree.map(lambda x: 0.3 * jax.random.normal(jax.random.key(1), x.shape), lora_state(adapted)))
+    save_peft(adapted, tmp_path / "adapter")
+    tokens = np.arange(4, 12)[None]
+    found = open_model(model, tokenizer, "float32", tmp_path / "adapter")(tokens)
+    np.testing.assert_allclose(found, adapted(tokens), atol=1e-5)
+    assert np.abs(found - base(tokens)).max() > 0.01

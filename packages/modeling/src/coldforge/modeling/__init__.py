@@ -18,7 +18,7 @@ from coldforge.modeling.init import abstract_model, init_model, model_mesh
 from coldforge.modeling.load import load
 from coldforge.modeling.lora import LoraConfig, add_lora, lora_state, set_lora
 from coldforge.modeling.model import Gemma3
-from coldforge.modeling.peft import load_peft, peft_config, save_peft
+from coldforge.modeling.peft import load_peft, peft_config, save_peft, with_peft
 from coldforge.modeling.save import save_hf
 from coldforge.modeling.sharding import make_mesh, named_sharding, partition_spec
 from coldforge.modeling.training_view import Trainable, trainable, with_params
@@ -59,4 +59,5 @@ __all__ = [
     "set_lora",
     "trainable",
     "with_params",
+    "with_peft",
 ]

@@ -1,8 +1,7 @@
 """Adapters in PEFT's format, as peft, transformers and vLLM read and write them.
 
     save_peft(model, "adapter", base_model_name="google/gemma-3-1b-pt")
-    model = add_lora(load(base), peft_config("adapter", base_config), rngs=nnx.Rngs(0))
-    load_peft(model, "adapter")
+    model = with_peft(load(base), "adapter")
 
 A directory of `adapter_config.json` and `adapter_model.safetensors` with, for every adapted projection,
 `base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight` `[rank, in]` and `lora_B.weight` `[out, rank]`. Here
@@ -28,7 +27,7 @@ from coldforge.modeling.atomic import new_directory
 from coldforge.modeling.config import Gemma3Config
 from coldforge.modeling.hf import canonical
 from coldforge.modeling.layout import Part
-from coldforge.modeling.lora import LoraConfig
+from coldforge.modeling.lora import LoraConfig, add_lora
 from coldforge.modeling.model import Einsum, Gemma3, Linear
 from coldforge.modeling.safetensors_file import Entry, read_header, read_whole
 from coldforge.modeling.save import Specs, fetch, write
@@ -115,6 +114,18 @@ def load_peft(model: Gemma3, directory: str | PathLike) -> None:
         for variable, value in zip(variables, values, strict=True):
             old = variable.get_value()
             variable.set_value(jax.make_array_from_callback(value.shape, old.sharding, value.__getitem__))
+
+
+def with_peft(model: Gemma3, directory: str | PathLike) -> Gemma3:
+    """The model with the adapter in `directory`: `add_lora` and `load_peft` in one; the base's arrays are shared.
+
+    Raises:
+      ValueError: if the model has adapters already.
+      FileNotFoundError, WeightsError: as `peft_config`.
+    """
+    adapted = add_lora(model, peft_config(directory, model.config), rngs=nnx.Rngs(0))
+    load_peft(adapted, directory)
+    return adapted
 
 
 class _Adapter:

@@ -40,11 +40,13 @@ class Options:
     model: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Weights: a Hugging Face directory, a .gguf file or a Coldforge checkpoint. Without it, those of the extra
     gemma3-270m."""
+    adapter: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """An adapter for these weights: a directory in PEFT's format, as coldforge-sft leaves one in its run."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """The tokenizer, where it does not lie with the weights."""
     mode: Literal["auto", "chat", "raw"] = "auto"
-    """chat: in Gemma's chat template. raw: continues the text as it stands. auto: raw with the extra's weights, which
-    are base weights; chat with all others."""
+    """chat: in Gemma's chat template. raw: continues the text as it stands. auto: raw with the extra's weights alone,
+    which are base weights; chat with all others."""
     system: str = ""
     """Instructions in front of a chat."""
     max_new_tokens: int = 256
@@ -90,6 +92,7 @@ def run(options: Options, started: float) -> int:
     if not (prompt or talking):
         raise ValueError("the prompt is empty. Pass one, or none in a terminal for a conversation")
     weights, embedded = find_model(options.model)
+    embedded = embedded and options.adapter is None
     chat = not embedded if options.mode == "auto" else options.mode == "chat"
     if options.system and not chat:
         raise ValueError("--system is for chats, and this would be a continuation. Add --mode chat, or leave it out")
@@ -111,7 +114,7 @@ def run(options: Options, started: float) -> int:
             seed=options.seed or 0,
             stop_ids=tokenizer.stop_ids,
         )
-        model = open_model(weights, tokenizer, options.dtype)
+        model = open_model(weights, tokenizer, options.dtype, options.adapter)
     talk = Talk(model, tokenizer, params, seed=options.seed, system=options.system, chat=chat, notes=notes)
     if talking:
         talk.converse()

@@ -18,18 +18,18 @@ import jax
 from rich.console import Console
 
 from coldforge.data import Message, StreamDecoder, Tokenizer
-from coldforge.modeling import Gemma3, load
+from coldforge.modeling import Gemma3, load, with_peft
 from coldforge.rollout import SamplingParams, stream
 
 HELP = "Ctrl-C stops an answer, /reset forgets what was said, /quit or Ctrl-D leaves."
 CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}")
 
 
-def open_model(path: Path, tokenizer: Tokenizer, dtype: str) -> Gemma3:
-    """Loads the weights at `path`, as "float32", "bfloat16", or "auto": what is faster here.
+def open_model(path: Path, tokenizer: Tokenizer, dtype: str, adapter: Path | None = None) -> Gemma3:
+    """Loads the weights at `path`, as "float32", "bfloat16", or "auto": what is faster here, and an adapter on them.
 
     Raises:
-        ValueError: The tokenizer is of another model; or as `coldforge.modeling.load`.
+        ValueError: The tokenizer or the adapter is of another model; or as `coldforge.modeling.load`.
         FileNotFoundError: As `coldforge.modeling.load`.
     """
     if dtype == "auto":
@@ -42,7 +42,7 @@ def open_model(path: Path, tokenizer: Tokenizer, dtype: str) -> Gemma3:
             f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model {model.config.vocab_size:,}. "
             "Pass the model's own with --tokenizer PATH"
         )
-    return model
+    return model if adapter is None else with_peft(model, adapter)
 
 
 @dataclasses.dataclass
