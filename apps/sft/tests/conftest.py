@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from coldforge.apps.sft.main import main
 from coldforge.data import AnswerKind, Example, ReasoningFormat, Record, Tokenizer, tokenize, write_dataset
 
 FORM = ReasoningFormat(template="Think, then answer.")
@@ -64,6 +65,24 @@ def data(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
     records = [Record.of(example(index), tokenize(example(index), loaded, FORM)) for index in range(100)]
     write_dataset(path, [r for r in records if r.index % 5], [r for r in records if r.index % 5 == 0],
                   tokenizer=loaded, form=FORM)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def words(data: Path, tokenizer: Path) -> Callable[..., list[str]]:
+    def line(run: Path, *more: str) -> list[str]:
+        return ["tiny", "--data", str(data), "--tokenizer", str(tokenizer), "--run", str(run), *more]
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def finished(words: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of the preset, which passes its gate. Not to be written to: copy it."""
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.raises(SystemExit) as left:
+        main(words(path))
+    assert left.value.code == 0
     return path
 
 

@@ -25,14 +25,6 @@ SHORT = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def words(data: Path, tokenizer: Path) -> Callable[..., list[str]]:
-    def line(run: Path, *more: str) -> list[str]:
-        return ["tiny", "--data", str(data), "--tokenizer", str(tokenizer), "--run", str(run), *more]
-
-    return line
-
-
 def exit_code(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -42,14 +34,6 @@ def exit_code(arguments: list[str]) -> int:
 @pytest.fixture
 def sft(words: Callable[..., list[str]]) -> Callable[..., int]:
     return lambda run, *more: exit_code(words(run, *more))
-
-
-@pytest.fixture(scope="session")
-def finished(words: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole run of the preset, which passes its gate. Not to be written to: copy it."""
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    assert exit_code(words(path)) == 0
-    return path
 
 
 @pytest.fixture
