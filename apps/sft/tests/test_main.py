@@ -185,3 +185,11 @@ def test_a_run_directory_belongs_to_one_configuration_and_one_base(
 def test_rows_that_the_mesh_cannot_split_are_refused(tmp_path: Path, sft: Callable[..., int]) -> None:
     assert sft(tmp_path / "run", "--mesh.fsdp", "3") == 2
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_weights_of_another_size_are_refused(
+    tmp_path: Path, finished: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--gate.prompts", "8", "--gate.min-prompts", "8", "--run", str(tmp_path / "run"), "--data", str(data))
+    assert exit_code(["gemma3-270m", "--weights", str(finished / "model"), *few]) == 2
+    assert "are no 270m: embed_dim 64 (wanted 640), mlp_dim 128 (wanted 2048)" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def gemma3_270m() -> SftConfig:
     return SftConfig(
         model=ModelConfig(size="270m"),
         batches=BatchConfig(seq_len=512),
-        loop=LoopConfig(eval_every=25, eval_batches=8, checkpoint_every=50),
+        loop=LoopConfig(eval_every=25, eval_batches=8, checkpoint_every=50, sample_every=100, sample_tokens=128),
         gate=GateOptions(prompts=100, max_new_tokens=384, rows=100),
     )
 
@@ -64,6 +64,7 @@ def gemma3_1b() -> SftConfig:
     return SftConfig(
         model=ModelConfig(size="1b"),
         batches=BatchConfig(seq_len=4096, rows=8, accumulation=1),
+        loop=LoopConfig(sample_every=100),
         gate=GateOptions(prompts=256, max_new_tokens=2048, rows=128),
     )
 
@@ -80,6 +81,7 @@ def gemma3_4b() -> SftConfig:
         model=ModelConfig(size="4b"),
         lora=LoraOptions(quantize="int8"),
         batches=BatchConfig(seq_len=4096, rows=8, accumulation=1),
+        loop=LoopConfig(sample_every=100),
         gate=GateOptions(prompts=256, max_new_tokens=2048, rows=64),
     )
 
@@ -95,6 +97,7 @@ def gemma3_12b() -> SftConfig:
         model=ModelConfig(size="12b", remat="full"),
         lora=LoraOptions(quantize="int8"),
         batches=BatchConfig(seq_len=4096, rows=8, accumulation=1),
+        loop=LoopConfig(sample_every=100),
         mesh=MeshConfig(data=1, fsdp=8),
         gate=GateOptions(prompts=256, max_new_tokens=2048, rows=64),
     )
@@ -112,6 +115,7 @@ def gemma3_27b() -> SftConfig:
         model=ModelConfig(size="27b", remat="full"),
         batches=BatchConfig(seq_len=4096, rows=64, accumulation=1),
         optimizer=OptimizerOptions(final_fraction=0.1),
+        loop=LoopConfig(sample_every=100),
         mesh=MeshConfig(data=8, fsdp=8),
         gate=GateOptions(prompts=256, max_new_tokens=2048, rows=128),
     )
