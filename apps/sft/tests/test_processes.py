@@ -1,5 +1,6 @@
 """The program in processes of its own: killed, told to stop, on a full disk, and two that train together."""
 
+import json
 import random
 import resource
 import signal
@@ -65,12 +66,13 @@ def curves(run: Path) -> dict[str, list[float]]:
 
 
 def until_step(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if (run / "metrics.jsonl").is_file():
-            steps = training.read_metrics(run).get("train/loss", ([0], []))[0]
-            if len(steps) and steps[-1] >= step:
-                return
+    """Returns when this very process has logged the step."""
+    began, log = time.time(), run / "metrics.jsonl"
+    while time.time() < began + 120 and process.poll() is None:
+        lines = log.read_bytes().splitlines(keepends=True) if log.is_file() else []
+        rows = [json.loads(line) for line in lines[-3:] if line.endswith(b"\n")]
+        if any(row["step"] >= step and row["time"] > began for row in rows):
+            return
         time.sleep(0.02)
     process.kill()
     pytest.fail(f"it did not come to step {step}: {process.communicate()[0]}")
@@ -90,6 +92,29 @@ def test_a_run_killed_twice_goes_on_to_the_same_curve(
     last = start(run)
     assert f"of {STEPS}" in last.communicate()[0].partition("going on from step ")[2]
     assert last.returncode == 0
+    assert curves(run) == uninterrupted
+
+
+@pytest.mark.slow
+def test_twenty_kills_in_a_row(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"], uninterrupted: dict[str, list[float]]
+) -> None:
+    """Every second one within training, the others at any moment: imports, loading, the gate."""
+    run, moments = tmp_path / "run", random.Random(0)
+    for kill in range(20):
+        process = start(run)
+        if kill % 2:
+            have = sorted(int(path.name.removeprefix("step_")) for path in run.glob("checkpoints/step_*"))
+            if have[-1:] != [STEPS]:
+                until_step(run, 1 + (have[-1] if have else 0), process)
+            time.sleep(moments.uniform(0, 1.0))
+        else:
+            time.sleep(moments.uniform(0, 15))
+        process.kill()
+        process.communicate()
+    last_one = start(run)
+    said = last_one.communicate()[0]
+    assert last_one.returncode == 0, said
     assert curves(run) == uninterrupted
 
 
