@@ -157,8 +157,9 @@ def make_train_step(
       optimizer: `make_optimizer`'s, or any of optax.
       schedule: what `learning_rate` is to show.
       accumulation: micro-batches per step, the first dimension of the batch's arrays.
-      unroll: write the micro-batches out one after another, in place of a loop. Rarely of use: for LoRA of a small stack
-        of MLPs, 4 x 2 x 512 tokens on a CPU, it was as fast, compiled twice as long and took 332 MiB in place of 115.
+      unroll: write the micro-batches out one after another, in place of a loop. Rarely of use: for LoRA of a small
+        stack of MLPs, 4 × 2 × 512 tokens on a CPU, it was as fast, compiled twice as long and took 332 MiB in place of
+        115.
 
     Raises:
       ValueError: if `accumulation` is less than 1 or not the batch's; if an aux sum has the name of a metric.
