@@ -131,5 +131,40 @@ def test_splitting_heeds_parentheses() -> None:
     assert split("jit(f)/vmap(a/b)/c") == ["jit(f)", "vmap(a/b)", "c"]
 
 
+def test_a_clone_named_coldforge_does_not_make_its_libraries_ours() -> None:
+    text = """\
+HloModule jit_f
+
+FileNames
+1 "/home/me/coldforge/packages/losses/src/coldforge/losses/means.py"
+2 "/home/me/coldforge/.venv/lib/python3.12/site-packages/optax/tree.py"
+3 "/home/me/.venv/lib/python3.12/site-packages/coldforge/modeling/model.py"
+
+FunctionNames
+1 "token_mean"
+2 "norm"
+3 "MLP.__call__"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=5 end_line=5}
+2 {file_name_id=2 function_name_id=2 line=6 end_line=6}
+3 {file_name_id=3 function_name_id=3 line=7 end_line=7}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
+3 {file_location_id=3 parent_frame_id=2}
+4 {file_location_id=2 parent_frame_id=1}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+}
+"""
+    assert frames.read(text) == {
+        1: frames.Place("token_mean", "means.py:5"),
+        2: frames.Place("token_mean", "means.py:5"),
+        3: frames.Place("token_mean/MLP", "model.py:7"),
+    }
+
+
 def test_frames_without_tables_or_functions_of_ours() -> None:
     assert frames.read("HloModule jit_f\n\nENTRY %main (x: f32[8]) -> f32[8] {\n}\n") == {}

@@ -14,7 +14,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-OURS = "/coldforge/"  # in the path of the files whose functions are named
+OURS = re.compile(r"(?:^|/src|-packages)/coldforge/")  # in a clone, which may be named so itself, or installed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def read(text: str) -> Mapping[int, Place]:
         while current in frames:
             location, parent = frames[current][:2]
             file, function, number = locations[location][:3]
-            if OURS in files[file]:
+            if OURS.search(files[file]):
                 line = line or f"{files[file].rpartition('/')[2]}:{number}"
                 name = _short(functions[function])
                 if name and (not calls or calls[-1] != name):

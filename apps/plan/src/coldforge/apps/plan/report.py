@@ -166,6 +166,9 @@ def _notes(plan: Plan) -> Iterable[str]:
     if cost.kernels:
         yield "Pallas kernels, not in the estimate:"
         yield from (f"  {times} × {name}" for name, times in sorted(cost.kernels.items()))
+    if cost.traffic:
+        yield "MiB sent are those of rings: of S bytes over n chips an all-reduce sends 2 S (n − 1) / n,"
+        yield "a gather, scatter or exchange S (n − 1) / n, a permutation S."
     for where, most, counted in cost.loops:
         what = f"at most {most} times; counted {counted}" if most else "as often as data decide; counted once"
         yield f"A loop runs {what}: {where}."
