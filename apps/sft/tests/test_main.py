@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,12 +52,15 @@ def test_a_whole_run_leaves_what_the_next_stage_needs(finished: Path, tokenizer:
     training.require_gate(manifest)
     assert (manifest.status, manifest.note) == ("finished", "gate passed")
     assert manifest.figures["steps"] == 50
+    assert manifest.figures["skipped"] == []
+    assert manifest.figures["best eval/loss"] == training.read_metrics(finished)["eval/loss"][1].min()
+    assert 0 < manifest.figures["hours"] < 1
     assert manifest.figures["eval/loss"] == training.read_metrics(finished)["eval/loss"][1][-1]
     assert manifest.base["fingerprint"] == manifest.identity["base"]
     model = modeling.load(finished / "model")
     assert model.config.vocab_size == Tokenizer.load(finished / "model").vocab_size == 340
     checkpoint = json.loads((finished / "checkpoints/step_00000050/coldforge.json").read_text())
-    assert checkpoint["data_state"]["batches"]["epoch"] == 23
+    assert checkpoint["data_state"]["batches"]["epoch"] >= 20
     found = losses(finished)
     assert len(found) == 50
     assert found[-1] < 0.2 < 6 < found[0]
@@ -132,6 +137,9 @@ def test_a_batch_that_is_not_finite_is_kept_and_not_learnt(
     assert kept["tokens"].shape == (4, 2, 256)
     assert extra["step"] == 2
     assert len(extra["examples"]) == 8
+    figures = training.read_manifest(run).figures
+    assert figures["skipped"] == [2]
+    assert "step 2: loss nan" in figures["findings"][0]
     rows = training.read_metrics(run)
     assert rows["train/applied"][1].tolist() == [1, 0, 1, 1]
     assert "step 2 was not applied; its batch is in" in capsys.readouterr().err
@@ -193,3 +201,22 @@ def test_weights_of_another_size_are_refused(
     few = ("--gate.prompts", "8", "--gate.min-prompts", "8", "--run", str(tmp_path / "run"), "--data", str(data))
     assert exit_code(["gemma3-270m", "--weights", str(finished / "model"), *few]) == 2
     assert "are no 270m: embed_dim 64 (wanted 640), mlp_dim 128 (wanted 2048)" in capsys.readouterr().err
+
+
+def test_a_signal_during_the_gate_is_heard_and_the_same_command_goes_on_with_the_gate(
+    tmp_path: Path, sft: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate = ask.generate
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return generate(*arguments)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(ask, "generate", interrupted)
+        assert sft(run, *SHORT) == 75
+    assert "stopped after step 2: SIGTERM" in capsys.readouterr().err
+    before = (run / "metrics.jsonl").read_bytes()
+    assert sft(run, *SHORT) == 0
+    assert (run / "metrics.jsonl").read_bytes() == before

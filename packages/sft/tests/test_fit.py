@@ -22,7 +22,7 @@ def train(state: TrainState, batch: float) -> tuple[TrainState, dict[str, Any]]:
     applied = math.isfinite(batch)
     metrics = {
         "loss": np.float32(batch), "weight": 10.0, "grad_norm": 1.0, "applied": int(applied),
-        "nll": 10.0 * batch, "reasoning_nll": 12.0, "reasoning_tokens": 6.0, "answer_nll": 2.0, "answer_tokens": 4.0,
+        "reasoning_nll": 12.0, "reasoning_tokens": 6.0, "answer_nll": 2.0, "answer_tokens": 4.0,
         "tokens": 12, "positions": 16,
     }  # fmt: skip
     return new_state(state.step + 1, state.params + batch if applied else state.params), metrics
@@ -114,7 +114,7 @@ class Watch:
 
 def evaluation(loss: float) -> dict[str, float]:
     parts = {"reasoning_nll": 1.0, "reasoning_tokens": 2.0, "answer_nll": 1.0, "answer_tokens": 4.0}
-    return {"loss": 10 * loss, "weight": 10.0, "nll": 10 * loss, "tokens": 6, "positions": 8} | parts
+    return {"loss": 10 * loss, "weight": 10.0, "tokens": 6, "positions": 8} | parts
 
 
 def start() -> Start:

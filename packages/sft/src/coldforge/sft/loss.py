@@ -43,8 +43,9 @@ def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk:
     """The loss of a micro-batch as sums: Σ w[t] · (−log p(token t | its text before t) + z_loss · logsumexp²).
 
     A text's first token is never a target, and packed texts do not see each other (`segment_ids`). Further sums, for
-    `means`: `nll` (without the z-loss); per part `reasoning_nll`, `reasoning_tokens`, `answer_nll`, `answer_tokens`,
-    over tokens of weight > 0, each counted once; `tokens` (no padding) and `positions` (all).
+    `means`: per part `reasoning_nll`, `reasoning_tokens`, `answer_nll`, `answer_tokens`,
+    over tokens of weight > 0, each counted once; `tokens` (no padding) and `positions` (all); with a z-loss also
+    `nll`, the loss without it.
 
     Args:
       apply: a model as a pure function, say `coldforge.modeling.trainable(model).apply`.
@@ -64,13 +65,14 @@ def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk:
         )  # fmt: skip
         assert found.segments is not None
         sums = {
-            "nll": jnp.asarray(found.nll.total),
             "tokens": jnp.sum(batch.segment_ids > 0, dtype=jnp.int32),
             "positions": jnp.asarray(batch.tokens.size, jnp.int32),
         }
         totals, counts = (jnp.asarray(sums_of_parts) for sums_of_parts in found.segments)
         for index, part in enumerate(PARTS):
             sums |= {f"{part}_nll": totals[index], f"{part}_tokens": counts[index]}
+        if z_loss > 0:
+            sums["nll"] = jnp.asarray(found.nll.total)
         if found.entropy is not None:
             sums["entropy"] = jnp.asarray(found.entropy.total)
         return Sums(jnp.asarray(found.loss.total), jnp.asarray(found.loss.weight), sums)
@@ -86,11 +88,11 @@ def means(sums: Mapping[str, Any], *, group: str = "train") -> dict[str, float]:
       group: first part of the names: "train" or "eval".
 
     Returns:
-      `GROUP/nll`, `GROUP/loss_reasoning`, `GROUP/loss_answer` (nats per token, left out where a part has no tokens),
-      and `GROUP/entropy` if it was summed.
+      `GROUP/loss_reasoning`, `GROUP/loss_answer` (nats per token, left out where a part has no tokens), `GROUP/nll` and
+      `GROUP/entropy` if they were summed.
     """
     value = {name: float(total) for name, total in sums.items()}
-    found = {f"{group}/nll": value["nll"] / value["weight"]} if value["weight"] else {}
+    found = {f"{group}/nll": value["nll"] / value["weight"]} if value["weight"] and "nll" in value else {}
     for part in PARTS:
         if value[f"{part}_tokens"]:
             found[f"{group}/loss_{part}"] = value[f"{part}_nll"] / value[f"{part}_tokens"]

@@ -85,7 +85,7 @@ def stages(
     """Training, adapter, gate, report: the stage itself, in an open run."""
     from coldforge import sft
     from coldforge.apps.sft import ask, base, build, devices, report, train, verdict
-    from coldforge.apps.sft.output import describe, save_model, summary
+    from coldforge.apps.sft.output import describe, figures, save_model, summary
 
     config, notes = options.config, Console(stderr=True, quiet=not devices.first(), highlight=False)
     build.abstract_batch(config, mesh)  # refuses rows that cannot be split, before any weight is read
@@ -99,9 +99,9 @@ def stages(
     del model
     notes.print(summary(built, inputs, steps, batches))
 
-    with train.training_parts(built, batches, steps, inputs, run, options, stopper) as (start, parts):
+    with train.training_parts(built, batches, steps, inputs, run, options, stopper) as (start, parts, clock):
         trained = sft.fit(start, parts, train.fit_config(config, steps))
-        run.update(figures={"steps": trained.step, **trained.metrics})
+        run.update(figures=figures(run.manifest, trained, clock))
         if trained.reason != "done":
             return broken_off(run, trained.step, trained.reason, notes)
         params = train.chosen(trained, parts.checkpoints, built).params

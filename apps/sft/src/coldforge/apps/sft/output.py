@@ -1,5 +1,6 @@
 """What a run leaves for the next stage: its manifest's entries, and the adapter or the model. Imports JAX."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from coldforge.apps.sft.build import Built
 from coldforge.apps.sft.config import SftConfig
 from coldforge.apps.sft.inputs import Inputs
 from coldforge.data import Batches
+from coldforge.sft import FitResult
 
 ADAPTER, MODEL, MERGED = "adapter", "model", "merged"
 
@@ -43,6 +45,22 @@ def summary(built: Built, inputs: Inputs, steps: int, batches: Batches) -> str:
         f"{steps} steps of {shape.accumulation} × {shape.rows} rows of {shape.seq_len} tokens: "
         f"{steps / batches.batches_per_epoch:.2f} epochs, {batches.padding_share:.1%} padding"
     )
+
+
+def figures(manifest: training.Manifest, trained: FitResult, clock: training.Throughput) -> dict[str, Any]:
+    """Numbers worth keeping of all sessions so far: the last of every curve, and what there is only once."""
+    before, totals = manifest.figures, clock.totals()
+    found: dict[str, Any] = {
+        "steps": trained.step,
+        "hours": before.get("hours", 0.0) + totals.elapsed / 3600,
+        "skipped": sorted({*before.get("skipped", ()), *trained.skipped}),
+        "findings": [*before.get("findings", ()), *map(str, trained.findings)],
+    }
+    if math.isfinite(trained.best):
+        found["best eval/loss"] = trained.best
+    if totals.steps:
+        found["trained_tokens_per_second"] = totals.trained_tokens_per_second
+    return found | trained.metrics
 
 
 def save_model(built: Built, params: Any, inputs: Inputs, run: training.Run) -> None:

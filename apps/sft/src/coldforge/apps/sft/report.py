@@ -69,7 +69,8 @@ def report_page(
         f"<h2>Gate</h2>{_gate(result)}",
         f'<h2>Curves</h2><div class="curves">{"".join(_curve(t, *what, curves) for t, what in CURVES.items())}</div>',
         "<h2>Examples</h2>" + "".join(_example(old, new) for old, new in shown),
-        f"<h2>Figures</h2>{_mapping(manifest.figures)}",
+        _findings(manifest.figures.get("findings", ())),
+        f"<h2>Figures</h2>{_mapping({k: v for k, v in manifest.figures.items() if k != 'findings'})}",
         f"<h2>Made of</h2>{_mapping(made_of)}",
         f"<h2>Configuration</h2><details><summary>All options</summary>{_mapping(config)}</details>",
         f"<h2>Versions</h2><details><summary>All packages</summary>{_mapping(manifest.versions)}</details>",
@@ -130,6 +131,11 @@ def _example(old: Graded, new: Graded) -> str:
     wanted = f'<p class="quiet">wanted: {escape(new.wanted)}</p>'
     summary = f"{in_words(new).partition(',')[0]}: {new.prompt}"
     return f"<details><summary>{escape(summary)}</summary>{''.join(parts)}{wanted}</details>"
+
+
+def _findings(found: Sequence[str]) -> str:
+    rows = "".join(f"<li>{escape(finding)}</li>" for finding in found)
+    return f"<h2>What the watchdog found</h2><ul>{rows}</ul>" if rows else ""
 
 
 def _mapping(values: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The parts of `coldforge.sft.fit` wired to files, devices and a terminal. Imports JAX.
 
-    with training_parts(built, batches, inputs, run, options, stopper) as (start, parts):
+    with training_parts(built, batches, steps, inputs, run, options, stopper) as (start, parts, clock):
         result = fit(start, parts, fit_config(options.config, steps))
 
 In this order: what a checkpoint depends on; a new start or the newest checkpoint; log, view, watchdog; the callables.
@@ -60,8 +60,8 @@ def chosen(trained: FitResult, checkpoints: Any, built: Built) -> training.Train
 def training_parts(
     built: Built, batches: Batches, steps: int, inputs: Inputs, run: training.Run, options: Options,
     stopper: training.Stopper,
-) -> Iterator[tuple[Start, Parts]]:  # fmt: skip
-    """Where to start, and what the loop calls; files and threads end with the context.
+) -> Iterator[tuple[Start, Parts, training.Throughput]]:  # fmt: skip
+    """Where to start, what the loop calls, and its clock; files and threads end with the context.
 
     Raises:
         CheckpointError: The newest checkpoint belongs to another run, or cannot be read.
@@ -85,12 +85,13 @@ def training_parts(
         )
         if start.step:
             view.note(f"going on from step {start.step} of {steps}")
+        clock = training.Throughput()
         vote = training.Vote() if jax.process_count() > 1 else None
 
         def show(step: int, scalars: Mapping[str, float]) -> None:
             view.update(step, scalars, epoch=scalars.get("train/epoch"))
 
-        yield start, Parts(
+        parts = Parts(
             train=_train_step(built, profiler, start.step),
             batches=batches,
             checkpoints=checkpoints,
@@ -98,11 +99,12 @@ def training_parts(
             evaluate=_busy(view, "held-out loss", held_out(built, inputs)),
             sample=_busy(view, "sampling", lambda state: sample_texts(built, state.params, inputs)),
             keep=_keeper(run, batches, view),
-            log=log, watchdog=watchdog, clock=training.Throughput(), memory=training.memory_metrics,
+            log=log, watchdog=watchdog, clock=clock, memory=training.memory_metrics,
             epoch=lambda: batches.epoch, show=show, found=view.finding, saved=view.saved,
             stop=lambda: stopper.reason if stopper.should_stop() else None,
             agree=None if vote is None else lambda yes: bool(vote.cast(int(yes))),
         )  # fmt: skip
+        yield start, parts, clock
 
 
 def _train_step(built: Built, profiler: training.Profiler, step: int) -> Callable[[Any, Any], Any]:
