@@ -1,6 +1,6 @@
 """A small training run that test_resume.py starts, kills and starts again by the same command: DIRECTORY [STEPS].
 
-Each step's loss is written to DIRECTORY/losses, exactly; a start drops the lines after the checkpoint that it found.
+It writes what a run writes: metrics of each step, findings of a watchdog that is easily alarmed, checkpoints.
 """
 
 import sys
@@ -10,7 +10,20 @@ from pathlib import Path
 import numpy as np
 from conftest import CONFIG, STEPS, make_batch, make_state, make_step, noisy_loss, placed_frozen
 
-from coldforge.training import Checkpointer, abstract_state, make_optimizer, open_run, place_batch
+from coldforge.training import (
+    Checkpointer,
+    MetricLog,
+    Watchdog,
+    WatchdogConfig,
+    abstract_state,
+    make_optimizer,
+    open_run,
+    place_batch,
+)
+
+EASILY_ALARMED = WatchdogConfig(
+    cooldown=3, window=5, rise_share=0.01, clip_window=4, clip_share=0.5, first_loss_high=0.1
+)
 
 
 class Rows:
@@ -34,25 +47,28 @@ def main(directory: Path, steps: int) -> None:
         open_run(directory, stage="test", config={"optimizer": CONFIG, "steps": steps}) as run,
         Checkpointer(run.checkpoints, identity={"base": "none"}, keep_last=2) as checkpointer,
     ):
-        optimizer = make_optimizer(CONFIG, STEPS)
+        optimizer, watchdog = make_optimizer(CONFIG, STEPS), Watchdog(EASILY_ALARMED)
         state = make_state()
-        first, log = 0, directory / "losses"
+        first = 0
         found = checkpointer.restore_latest(abstract_state(state.params, optimizer))
         if found is not None:
             first, state = found.step, found.state
             rows.epoch, rows.place = found.data_state["epoch"], found.data_state["place"]
-        kept = log.read_text().splitlines()[:first] if log.exists() else []
-        log.write_text("".join(f"{line}\n" for line in kept))
+            watchdog.from_dict(found.data_state["watchdog"])
         print(f"from step {first}", flush=True)
         step, frozen = make_step(loss=noisy_loss), placed_frozen()
-        with log.open("a", buffering=1) as lines:
-            for index in range(first, steps):
+        with MetricLog(directory, step=None if found is None else first) as log:
+            for index in range(first + 1, steps + 1):
                 state, metrics = step(state, frozen, place_batch(make_batch(next(rows))))
-                lines.write(f"{index} {float(metrics['loss']).hex()}\n")
-                time.sleep(0.005)
-                if (index + 1) % 4 == 0:
-                    checkpointer.save(index + 1, state, {"epoch": rows.epoch, "place": rows.place})
-        checkpointer.save(steps, state, {"epoch": rows.epoch, "place": rows.place})
+                scalars = {f"train/{name}": float(value) for name, value in metrics.items()}
+                log.scalars(index, scalars)
+                for finding in watchdog.observe(index, scalars):
+                    log.text(index, "watchdog", str(finding))
+                time.sleep(0.02)  # some steps without a save in progress
+                if index % 4 == 0 or index == steps:
+                    log.sync()
+                    place = {"epoch": rows.epoch, "place": rows.place, "watchdog": watchdog.to_dict()}
+                    checkpointer.save(index, state, place)
         checkpointer.wait()
         run.close("finished")
 

@@ -1,14 +1,18 @@
-"""A run killed at random moments and started again by the same command has the same losses, to the bit."""
+"""A run killed at random moments and started again by the same command has the same curves and findings, to the bit."""
 
+import json
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
-from coldforge.training import read_manifest
+from coldforge.training import read_manifest, read_metrics
 
 SCRIPT = Path(__file__).parent / "killed_run.py"
 
@@ -36,6 +40,18 @@ class Process:
         return self.process.wait(timeout=60) == -9
 
 
+def points(run: Path) -> list[tuple[int, np.float32]]:
+    """The loss's curve as TensorBoard shows it."""
+    events = EventAccumulator(str(run / "tensorboard"), tensor_size_guidance={"scalars": 0})
+    events.Reload()
+    return [(e.step, make_ndarray(e.tensor_proto).item()) for e in events.Tensors("train/loss")]
+
+
+def findings(run: Path) -> list[tuple[int, str]]:
+    rows = map(json.loads, (run / "samples.jsonl").read_text().splitlines())
+    return [(row["step"], row["text"]) for row in rows]
+
+
 def kill_and_compare(tmp_path: Path, kills: int, steps: int, seed: int) -> tuple[int, int]:
     """How often a save and how often something else was hit."""
     whole, broken, rng = tmp_path / "whole", tmp_path / "broken", random.Random(seed)
@@ -46,21 +62,32 @@ def kill_and_compare(tmp_path: Path, kills: int, steps: int, seed: int) -> tuple
         goal = steps * (index + 1) // (kills + 1) + rng.randint(0, 3)
 
         def at_step(goal=goal) -> bool:
-            log = broken / "losses"
+            log = broken / "metrics.jsonl"
             return log.exists() and log.read_bytes().count(b"\n") >= goal
 
         def in_a_save(goal=goal) -> bool:
             return at_step(goal) and any((broken / "checkpoints").glob(".step_*"))
 
-        hit = process.kill_when(in_a_save if index % 2 == 0 else at_step)
+        def between_saves(goal=goal) -> bool:
+            return at_step(goal) and not any((broken / "checkpoints").glob(".step_*"))
+
+        hit = process.kill_when(in_a_save if index % 2 == 0 else between_saves)
         if hit and any((broken / "checkpoints").glob(".step_*")):
             during_save += 1
         elif hit:
             elsewhere += 1
     Process(broken, steps).wait()
     uninterrupted.wait()
-    assert (broken / "losses").read_text() == (whole / "losses").read_text()
-    assert len(set((whole / "losses").read_text().split()[1::2])) == steps  # no two losses are equal by themselves
+    curves, want = read_metrics(broken), read_metrics(whole)
+    assert curves.keys() == want.keys()
+    for name, (at, values) in want.items():
+        assert (curves[name][0].tobytes(), curves[name][1].tobytes()) == (at.tobytes(), values.tobytes()), name
+    losses = want["train/loss"]
+    assert list(losses[0]) == list(range(1, steps + 1))
+    assert len(set(losses[1])) == steps  # no two losses are equal by themselves
+    assert points(broken) == list(enumerate(map(np.float32, losses[1]), 1))
+    assert findings(broken) == findings(whole)
+    assert len(findings(whole)) > 5
     assert read_manifest(broken).status == "finished"
     starts = [line for line in (tmp_path / "broken.log").read_text().splitlines() if line.startswith("from step")]
     assert len(starts) == kills + 1
