@@ -47,7 +47,7 @@ def test_prompts_are_the_same_every_time_and_what_training_saw(data: Path, token
         (["--data", "nowhere"], FileNotFoundError, "nowhere holds no data set"),
         (["--tokenizer", "nowhere"], FileNotFoundError, "There is no nowhere"),
         (["--weights", "nowhere"], FileNotFoundError, "nothing at nowhere"),
-        (["--batches.seq-len", "51"], ValueError, r"\d+ of 80 train examples have more than .* 51 .* seq-len 5\d"),
+        (["--batches.seq-len", "51"], ValueError, r"\d+ of 80 train examples have more than .* 51 .*seq-len 5\d"),
         (
             ["--gate.min-prompts", "17"],
             ValueError,
