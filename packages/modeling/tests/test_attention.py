@@ -7,10 +7,20 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from coldforge.modeling import attention
+from coldforge.modeling import attention, short_rows
 from coldforge.modeling.attention import attend, attend_cached
 
 BLOCKED = jax.jit(attend, static_argnames=("window", "kernel"))
+
+
+@pytest.fixture(params=["short", "long"])
+def path(request, monkeypatch):
+    """Both ways off TPU: `short_rows`, and what longer rows take, at lengths that are cheap to test."""
+    if request.param == "long":
+        monkeypatch.setattr(short_rows, "LONGEST", 0)
+    BLOCKED.clear_cache()
+    yield request.param
+    BLOCKED.clear_cache()
 
 
 def plain_attention(q, k, v, segment_ids, window=None, xp=np):
@@ -51,38 +61,47 @@ def assert_agrees(inputs, window, **kernel):
 
 
 @pytest.mark.parametrize(
-    ("seq", "window"),
+    ("seq", "window", "path"),
     [
-        (40, None),  # dense
-        (40, 7),  # dense: shorter than window + 256
-        (300, 1),  # banded, no earlier block needed; a token sees only itself
-        (263, 2),
-        (264, 7),  # the first length that is banded
-        (391, 64),  # a block reaches back exactly one block
-        (650, 65),  # one more: two
-        (777, 255),
-        (777, 256),
-        (777, 257),
-        (1024, 512),  # a multiple of the block
-        (901, 512),
-        (1024, None),  # the longest dense one
-        (1025, None),  # the shortest in blocks of queries: three blocks, two ranges
-        (1100, 1090),  # a window so long that bands do not pay
+        (40, None, "short"),
+        (40, 7, "short"),
+        (300, 1, "short"),  # three blocks, the last one shorter; a token sees only itself
+        (391, 129, "short"),  # a window reaches back exactly one block
+        (391, 130, "short"),  # one more: two
+        (777, 512, "short"),
+        (1024, None, "short"),
+        (1100, 300, "short"),  # the first length with blocks of more than 128
+        (2048, None, "short"),  # the longest
+        (2049, None, "long"),  # the shortest of the others: five blocks, three ranges
+        (300, 1, "long"),  # banded, no earlier block needed; a token sees only itself
+        (263, 2, "long"),
+        (264, 7, "long"),  # the first length that is banded
+        (391, 64, "long"),  # a block reaches back exactly one block
+        (650, 65, "long"),  # one more: two
+        (777, 255, "long"),
+        (777, 256, "long"),
+        (777, 257, "long"),
+        (1024, 512, "long"),  # a multiple of the block
+        (901, 512, "long"),
+        (1025, None, "long"),  # three blocks of queries, two ranges
+        (1100, 1090, "long"),  # a window so long that bands do not pay
     ],
+    indirect=["path"],
 )
-def test_agrees_with_plain_attention(seq, window):
+def test_agrees_with_plain_attention(seq, window, path):
     assert_agrees(example(seq), window)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 2), (3, 1)])
-@pytest.mark.parametrize(("seq", "window"), [(24, None), (280, 16), (1030, None)])
-def test_heads_share_keys_in_consecutive_groups(heads, kv_heads, seq, window):
+@pytest.mark.parametrize(("seq", "window", "path"), [(280, 16, "short"), (280, 16, "long")], indirect=["path"])
+def test_heads_share_keys_in_consecutive_groups(heads, kv_heads, seq, window, path):
     assert_agrees(example(seq, heads=heads, kv_heads=kv_heads, batch=2, head_dim=4), window)
 
 
 @pytest.mark.parametrize("blocks", [3, 8, 17, 23])  # ranges of 2, 2, 3 and 3 blocks; the last range is shorter
 def test_long_rows_put_several_blocks_of_queries_in_a_range(monkeypatch, blocks):
     monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(short_rows, "LONGEST", 0)
     inputs = example(16 * blocks - 5)
     out = jax.jit(lambda *arrays: attend(*arrays))(*narrow(*inputs))
     text = inputs[3] > 0
@@ -94,8 +113,10 @@ def test_a_window_of_one_gives_each_token_its_own_value():
     np.testing.assert_allclose(BLOCKED(q, k, v, segment_ids, window=1), np.repeat(v, 2, axis=2), atol=1e-6)
 
 
-@pytest.mark.parametrize(("seq", "window"), [(30, None), (400, 16), (1100, None)])
-def test_a_row_of_padding_alone_is_finite_and_so_are_its_gradients(seq, window):
+@pytest.mark.parametrize(
+    ("seq", "window", "path"), [(300, None, "short"), (400, 16, "long"), (1100, None, "long")], indirect=["path"]
+)
+def test_a_row_of_padding_alone_is_finite_and_so_are_its_gradients(seq, window, path):
     q, k, v, segment_ids = narrow(*example(seq, batch=2))
     segment_ids = segment_ids.at[1].set(0)
 
@@ -109,8 +130,12 @@ def test_a_row_of_padding_alone_is_finite_and_so_are_its_gradients(seq, window):
         assert not np.any(gradient[1])  # nothing of the padding row reaches the other row
 
 
-@pytest.mark.parametrize(("seq", "window"), [(300, 7), (700, 130), (1100, None)])
-def test_what_a_query_may_not_see_does_not_change_a_bit(seq, window):
+@pytest.mark.parametrize(
+    ("seq", "window", "path"),
+    [(300, None, "short"), (700, 130, "short"), (300, 7, "long"), (700, 130, "long"), (1100, None, "long")],
+    indirect=["path"],
+)
+def test_what_a_query_may_not_see_does_not_change_a_bit(seq, window, path):
     q, k, v, segment_ids = narrow(*example(seq, texts=2))
     before = np.asarray(BLOCKED(q, k, v, segment_ids, window=window))
     at = int(np.flatnonzero(segment_ids[0] == 1)[-1]) - 20  # a key in the first text, away from its end
@@ -129,8 +154,13 @@ def test_scores_far_apart_do_not_overflow():
 # --- gradients
 
 
-@pytest.mark.parametrize(("seq", "window"), [(40, 7), (390, 64), (601, 300), (1100, None)])
-def test_gradients_agree_with_those_of_plain_attention(seq, window):
+@pytest.mark.parametrize(
+    ("seq", "window", "path"),
+    [(40, 7, "short"), (390, None, "short"), (601, 200, "short"), (390, 64, "long"), (601, 300, "long"),
+     (1100, None, "long")],
+    indirect=["path"],
+)  # fmt: skip
+def test_gradients_agree_with_those_of_plain_attention(seq, window, path):
     inputs = narrow(*example(seq, heads=4, kv_heads=2, head_dim=4))
     cotangent = np.random.default_rng(1).normal(size=inputs[0].shape).astype(np.float32)
     cotangent[np.asarray(inputs[3]) == 0] = 0
@@ -166,7 +196,7 @@ def test_stores_are_attended_as_if_concatenated():
 
 def test_softmax_is_in_float32_also_for_bfloat16_inputs():
     inputs = narrow(*example(64, padding=0, texts=1), jnp.bfloat16)
-    out = attend(*inputs)
+    out = BLOCKED(*inputs)
     assert out.dtype == jnp.bfloat16
     expected = plain_attention(*(np.asarray(x, np.float64) for x in inputs[:3]), np.asarray(inputs[3]))
     # Weights and output are rounded to 8 bits; a softmax in bfloat16 would be off by 0.03 and more.

@@ -1,7 +1,7 @@
 """Causal attention with grouped queries, packed segments and sliding windows, in memory that grows with seq, not seq².
 
 `attend` is self-attention over a whole row (training, scoring, the first prefill chunk). On TPU it is the splash kernel
-(Pallas: blocks that the mask empties are never computed). Elsewhere:
+(Pallas: blocks that the mask empties are never computed). Elsewhere rows up to 2,048 tokens go to `short_rows`; longer:
   - a local layer cuts queries into blocks and gives each the block's own keys and the `window - 1` before it: cost and
     memory seq × window;
   - a global layer works on 512 queries at a time, over keys that end near its last query: memory 512 × seq at a time
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from coldforge.modeling import short_rows
 from coldforge.modeling.sharding import current_platform, partition_spec
 
 Kernel = Literal["auto", "splash", "splash_interpret", "blocked"]
@@ -49,11 +50,10 @@ def attend(
     if kernel != "blocked":
         return _splash(q, k, v, segment_ids, window=window, interpret=kernel == "splash_interpret")
     seq = q.shape[1]
+    if seq <= short_rows.LONGEST:
+        return short_rows.attend_short(q, k, v, segment_ids, window)
     if window is not None and seq > window + LOCAL_BLOCK:
         return _banded(q, k, v, segment_ids, window)
-    if seq <= 2 * QUERY_BLOCK:
-        index = jnp.arange(seq)
-        return _attend_block(q, k, v, segment_ids, segment_ids, index, index, window)
     return _triangular(q, k, v, segment_ids, window)
 
 
