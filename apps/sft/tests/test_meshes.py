@@ -12,7 +12,11 @@ import pytest
 
 ONE = {"rows": 8, "accumulation": 1}
 HELD_OUT = {"held out": True}
-MESHES = [{"mesh": {"data": 8}}, {"mesh": {"data": 1, "fsdp": 8}}, {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}]
+MESHES = [
+    {"mesh": {"data": 8, "shard_optimizer": True}},
+    {"mesh": {"data": 1, "fsdp": 8}},
+    {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}},
+]
 
 
 @pytest.fixture
