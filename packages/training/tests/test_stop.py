@@ -34,6 +34,12 @@ def test_the_time_box_leaves_a_margin():
     assert stopper.should_stop()
 
 
+def test_what_is_left_of_the_time_box():
+    assert Stopper().seconds_left is None
+    assert seconds_after(HOUR - 80, max_hours=1.0).seconds_left == pytest.approx(80, abs=5)
+    assert seconds_after(HOUR + 80, max_hours=1.0).seconds_left == 0
+
+
 def test_a_step_that_would_end_too_late_is_not_begun(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -221,7 +221,7 @@ class Checkpointer:
             faults.append(f"{path} is not complete ({fault})")
         faults += [f"{path} was never completed" for path in sorted(self.directory.glob(".step_*.partial"))]
         onwards = "there is no complete checkpoint" if chosen is None else f"going on from step {chosen}"
-        for fault in faults:
+        for fault in faults if jax.process_index() == 0 else ():
             _LOG.warning("%s: passed over, %s", fault, onwards)
         if jax.process_count() > 1:
             multihost_utils.assert_equal(

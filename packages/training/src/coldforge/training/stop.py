@@ -86,6 +86,11 @@ class Stopper:
         os.close(self._write)  # ends the thread
         self._thread.join()
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Of the time box, the margin included; None without one. For a view: `LiveView(..., time_limit=...)`."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+
     def should_stop(self) -> bool:
         """Whether to stop after the present step; `reason` says why. All processes call it, once a step."""
         if self.reason is None:
