@@ -124,11 +124,11 @@ def _time(plan: Plan) -> Table:
 def _costs(plan: Plan, top: int) -> Table:
     cost = plan.cost
     assert cost is not None
-    table = _columns("Where the cycles go", "share", "M cycles", "", "function", "line", "computes")
+    table = _columns("Where the cycles go, in millions", "share", "cycles", "", "function", "line", "computes")
     shown = cost.groups[:top]
     for one in shown:
         share = f"{100 * one.cycles / cost.cycles:.1f} %"
-        origin = (_cut(one.where, 24), _cut(one.line, 15), _cut(one.what, 14))
+        origin = (_cut(one.where, 23), _cut(one.line, 18), _cut(one.what, 13))
         table.add_row(share, f"{one.cycles / 1e6:,.1f}", one.stage, *origin)
     rest = cost.cycles - sum(one.cycles for one in shown)
     if rest > 0:
@@ -167,8 +167,8 @@ def _notes(plan: Plan) -> Iterable[str]:
         yield "Pallas kernels, not in the estimate:"
         yield from (f"  {times} × {name}" for name, times in sorted(cost.kernels.items()))
     if cost.traffic:
-        yield "MiB sent are those of rings: of S bytes over n chips an all-reduce sends 2 S (n − 1) / n,"
-        yield "a gather, scatter or exchange S (n − 1) / n, a permutation S."
+        yield "Sent by a chip in rings of n, of S bytes: all-reduce 2 S (n − 1) / n;"
+        yield "gather, scatter and all-to-all S (n − 1) / n; permutation S."
     for where, most, counted in cost.loops:
         what = f"at most {most} times; counted {counted}" if most else "as often as data decide; counted once"
         yield f"A loop runs {what}: {where}."
