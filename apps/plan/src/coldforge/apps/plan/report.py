@@ -100,25 +100,26 @@ def _time(plan: Plan) -> Table:
     cost, chip, parts = plan.cost, plan.slice.chip, plan.estimated
     assert cost is not None
     table = _section("Time of a step: a model, not a measurement")
-    priced = f"{cost.cycles / 1e6:,.0f} M cycles at {chip.clock / 1e9:.2f} GHz, as XLA:TPU estimates"
-    table.add_row("  priced ops", f"{1e3 * parts['xla']:,.1f} ms", priced)
+    priced = f"{cost.cycles / 1e6:,.0f} M cycles at {chip.clock / 1e9:.2f} GHz, XLA:TPU estimates"
+    table.add_row("  priced ops", _ms(parts["xla"]), priced)
     if cost.kernels:
         calls = sum(cost.kernels.values())
-        table.add_row(
-            "  Pallas", f"≥ {1e3 * parts['kernels']:,.1f} ms", f"{calls} calls, not priced: their products at peak"
-        )
+        table.add_row("  Pallas", f"≥ {_ms(parts['kernels'])}", f"{calls} calls, not priced: products at peak")
     if cost.traffic:
         sent = f"{cost.sent() / 2**20:,.1f} MiB sent by a chip, over two links"
-        table.add_row("  between chips", f"≈ {1e3 * parts['collectives']:,.1f} ms", sent)
+        table.add_row("  between chips", f"≈ {_ms(parts['collectives'])}", sent)
     batches = plan.options["batches"]
     tokens = batches["rows"] * batches["accumulation"] * batches["seq_len"]
-    total = Text(f"≈ {1e3 * plan.seconds:,.1f} ms", style="bold")
+    total = Text(f"≈ {_ms(plan.seconds)}", style="bold")
     table.add_row("  together", total, f"{tokens / plan.seconds:,.0f} tokens/s, padding included")
     floor = cost.floor_products / chip.flops
-    explained = f"the model's products at peak: {100 * floor / parts['xla']:.0f} % of priced ops"
-    table.add_row("  matmul floor", f"{1e3 * floor:,.1f} ms", explained)
+    table.add_row("  matmul floor", _ms(floor), f"products at peak, {100 * floor / parts['xla']:.0f} % of priced ops")
     table.columns[1].justify = "right"
     return table
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.{1 if seconds < 1 else 0}f} ms"
 
 
 def _costs(plan: Plan, top: int) -> Table:
