@@ -78,8 +78,8 @@ def training_parts(
         start = resume(checkpoints, batches, watchdog, built.state) or Start(built.start())
         log = stack.enter_context(training.MetricLog(run.path, step=start.step or None))
         title = f"{config.model.size} in {run.path.name}"
-        seconds = None if options.max_hours is None else 3600 * options.max_hours
-        view = stack.enter_context(training.LiveView(steps, title=title, step=start.step, time_limit=seconds))
+        box = stopper.seconds_left
+        view = stack.enter_context(training.LiveView(steps, title=title, step=start.step, time_limit=box))
         profiler = stack.enter_context(
             training.Profiler(run.tensorboard, first_step=start.step + 3, steps=options.profile)
         )

@@ -44,11 +44,13 @@ def hold_gate(
 
             return tick
 
+        status.update(
+            f"gate: base model, {total} prompts"
+        )  # first, as its replies are kept if it is stopped after them
+        base = base_replies(built, inputs, run, again=again, tick=ticker("base model"))
         status.update(f"gate: tuned model, {total} prompts")
         tuned = ask(built.sampler(params), inputs, built.config, tick=ticker("tuned model"))
         write_replies(run.path / "gate" / "tuned.jsonl", tuned)
-        status.update(f"gate: base model, {total} prompts")
-        base = base_replies(built, inputs, run, again=again, tick=ticker("base model"))
     result = judge(base, tuned, limits(built.config.gate))
     run.update(gate=result.to_dict())
     return result, base, tuned
