@@ -61,6 +61,8 @@ class Options:
     """Share of the tokens that have a loss weight; the head is computed for these alone."""
     top: int = 12
     """Show so many of the dearest ops."""
+    hlo: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """Also write the compiled program's text there."""
     json: bool = False
     """Print the plan as JSON."""
     config: Annotated[StepConfig, tyro.conf.arg(name="")]
@@ -107,7 +109,7 @@ def run(preset: str, options: Options) -> int:
         return search(preset, config, base, slice_, limits, counted=options.counted, as_json=options.json)
     notes = Console(stderr=True, quiet=not sys.stderr.isatty())
     with notes.status(f"compiling for {slice_.name}; a model of 1B takes one to three minutes"):
-        plan = plan_sft(preset, config, slice_, counted=options.counted)
+        plan = plan_sft(preset, config, slice_, counted=options.counted, hlo_path=options.hlo)
     if options.json:
         print(json.dumps(plan.to_dict()))
     else:

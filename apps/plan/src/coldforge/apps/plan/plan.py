@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from coldforge.apps.plan import frames, hlo
@@ -172,7 +173,9 @@ class Failure:
 Outcome = Plan | Failure
 
 
-def plan_sft(preset: str, config: SftConfig, slice_: Slice, *, counted: float = 1.0) -> Plan:
+def plan_sft(
+    preset: str, config: SftConfig, slice_: Slice, *, counted: float = 1.0, hlo_path: Path | None = None
+) -> Plan:
     """Compiles the step of supervised fine-tuning and reads off what it takes.
 
     Args:
@@ -180,6 +183,7 @@ def plan_sft(preset: str, config: SftConfig, slice_: Slice, *, counted: float = 
         config: The preset with whatever was overridden.
         slice_: To compile for.
         counted: Share of the tokens that have a loss weight; the head is computed for these alone.
+        hlo_path: Where to write the program's text, if anywhere.
 
     Raises:
         MissingCompilerError: libtpu is not installed.
@@ -210,7 +214,10 @@ def plan_sft(preset: str, config: SftConfig, slice_: Slice, *, counted: float = 
     }
     if compiled is None:
         return _plan(memory=None, refusal=refusal, cost=None, **record)
-    return read_plan(compiled.as_text(), compiled.memory_analysis(), counted=counted, **record)
+    text = compiled.as_text()
+    if hlo_path is not None:
+        hlo_path.write_text(text, encoding="utf-8")
+    return read_plan(text, compiled.memory_analysis(), counted=counted, **record)
 
 
 def read_plan(
