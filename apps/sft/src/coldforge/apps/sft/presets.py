@@ -41,7 +41,9 @@ def gemma3_270m() -> SftConfig:
 
         coldforge-sft gemma3-270m --data DATA --run RUN
 
-    Hardware: two CPU cores, 4 GB. Hours and score: not run to the end yet.
+    Hardware: two CPU cores, 3.2 GB to train and 6 GB for the gate. Seen: 3,773 rows of gsm_symbolic, 60 steps (0.27
+    epochs) in 15 minutes on two busy cores, held-out loss 0.67 at step 20 and 0.27 at the end; gate passed on 73
+    prompts: format 0 to 100 %, ended 98.6 %, cut off 1.4 %, right answers 0 to 4.1 % (+4.1 points, -2 to +10).
     Rows of 512 tokens keep a step at seconds, in float32, which a CPU multiplies faster than bfloat16 in a backward
     pass.
     """
@@ -49,7 +51,7 @@ def gemma3_270m() -> SftConfig:
         model=ModelConfig(size="270m"),
         batches=BatchConfig(seq_len=512),
         loop=LoopConfig(eval_every=25, eval_batches=8, checkpoint_every=50, sample_every=100, sample_tokens=128),
-        gate=GateOptions(prompts=100, max_new_tokens=384, rows=100),
+        gate=GateOptions(prompts=100, max_new_tokens=384, rows=50),
     )
 
 
