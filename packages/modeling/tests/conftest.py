@@ -6,7 +6,10 @@ The devices are set up before JAX first asks for its backend. Tests that need on
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Programs here are compiled once and run once, on tiny arrays: LLVM's optimisations take longer than they save.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 
 import dataclasses
 from collections.abc import Callable

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from coldforge.modeling import make_mesh, named_sharding
 from coldforge.modeling.attention import attend
@@ -25,16 +26,16 @@ def example(seq, *, heads=4, kv_heads=2, batch=1):
     return q * HEAD_DIM**-0.5, k, v, jnp.asarray(segment_ids, jnp.int32)
 
 
-def outputs_and_gradients(kernel, window, inputs):
+def outputs_and_gradients(kernel, window, inputs, local=None):
     q, k, v, segment_ids = inputs
     text = (segment_ids > 0)[..., None, None]
     cotangent = np.random.default_rng(1).normal(size=q.shape)
 
-    def loss(q, k, v):
-        out = attend(q, k, v, segment_ids, window=window, kernel=kernel)
+    def loss(q, k, v, local):
+        out = attend(q, k, v, segment_ids, window=window, local=local, kernel=kernel)
         return jnp.where(text, out * cotangent, 0).sum(), out
 
-    gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v, local)
     return np.asarray(out), gradients, np.asarray(text)
 
 
@@ -69,16 +70,33 @@ def test_splash_gives_what_the_blocked_kernel_gives(seq, window):
 )
 def test_splash_on_a_mesh_gives_what_one_device_gives(heads, kv_heads):
     inputs = example(130, heads=heads, kv_heads=kv_heads, batch=4)
-    expected = attend(*inputs, window=64, kernel="blocked")
+    expected, their_gradients, text = outputs_and_gradients("blocked", 64, inputs)
     mesh = make_mesh(fsdp=4, tensor=2)
     names = [("batch", None, "heads", None), *[("batch", None, "kv_heads", None)] * 2, ("batch", None)]
     placed = [jax.device_put(x, named_sharding(n, x.shape, mesh)) for x, n in zip(inputs, names, strict=True)]
     with jax.set_mesh(mesh):
-        out = jax.jit(lambda *arrays: attend(*arrays, window=64, kernel="splash_interpret"))(*placed)
-    text = np.asarray(inputs[3] > 0)[..., None, None]
+        out, gradients, _ = outputs_and_gradients("splash_interpret", 64, placed)
     np.testing.assert_allclose(np.where(text, out, 0), np.where(text, expected, 0), atol=3e-6)
+    for a, b in zip(gradients, their_gradients, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
     ways = 2 if heads % 2 == 0 else 1
-    assert {s.data.shape for s in out.addressable_shards} == {(1, 130, heads // ways, HEAD_DIM)}
+    assert {s.data.shape for s in gradients[0].addressable_shards} == {(1, 130, heads // ways, HEAD_DIM)}
+
+
+@pytest.mark.parametrize("kernel", ["splash_interpret", "blocked"])
+def test_the_kind_of_layer_may_be_decided_at_run_time(kernel):
+    inputs = example(130)
+    for local in (True, False):
+        ours = outputs_and_gradients(kernel, 64, inputs, local=jnp.asarray(local))
+        theirs = outputs_and_gradients("blocked", 64 if local else None, inputs)
+        np.testing.assert_allclose(np.where(ours[2], ours[0], 0), np.where(ours[2], theirs[0], 0), atol=3e-6)
+        for a, b in zip(ours[1], theirs[1], strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_another_kernel_is_refused():
+    with pytest.raises((ValueError, TypeCheckError), match="splahs"):
+        attend(*example(128), kernel="splahs")
 
 
 def test_a_batch_that_the_mesh_does_not_divide_still_runs():

@@ -19,6 +19,7 @@ from coldforge.modeling import (
     Gemma3,
     LoraConfig,
     add_lora,
+    fingerprint,
     load,
     load_peft,
     lora_state,
@@ -51,7 +52,7 @@ def main(port: str, rank: int, directory: Path, out: Path) -> None:
     change_adapter(again, jnp.zeros_like)
     load_peft(again, out / "peft")
     np.testing.assert_array_equal(logits(again, mesh), found)
-    np.savez(out / f"{rank}.npz", read=bytes_read, logits=found)
+    np.savez(out / f"{rank}.npz", read=bytes_read, logits=found, fingerprint=fingerprint(model))
 
 
 def count_bytes() -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from coldforge.modeling import LoraConfig, add_lora, load, load_peft, make_mesh, partition_spec, weights
+from coldforge.modeling import LoraConfig, add_lora, fingerprint, load, load_peft, make_mesh, partition_spec, weights
 from coldforge.modeling.config import to_hf
 from coldforge.modeling.hf import HFSource
 from coldforge.modeling.weights import build
@@ -120,6 +120,7 @@ def test_two_processes_read_their_shares_and_agree(directory, tmp_path, tensors,
     ids = jnp.asarray(np.random.default_rng(0).integers(4, 96, (8, 12)))
     np.testing.assert_allclose(alone.logits(run(alone, ids)), first["logits"], atol=1e-4)
     assert_same(load(tmp_path / "checkpoint"), alone)
+    assert {str(first["fingerprint"]), str(second["fingerprint"])} == {fingerprint(alone)}
     merged = load(tmp_path / "hf")
     np.testing.assert_allclose(merged.logits(run(merged, ids)), first["logits"], atol=1e-4)
 

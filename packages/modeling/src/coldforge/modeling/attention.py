@@ -14,15 +14,15 @@ gets finite numbers without meaning.
 """
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling import short_rows
-from coldforge.modeling.sharding import current_platform, partition_spec
+from coldforge.modeling.sharding import current_platform
+from coldforge.modeling.splash import attend_splash
 
 Kernel = Literal["auto", "splash", "splash_interpret", "blocked"]
 
@@ -38,17 +38,31 @@ def attend(
     segment_ids: Int[Array, "batch seq"],
     *,
     window: int | None = None,
+    local: Bool[Array, ""] | None = None,
     kernel: Kernel = "auto",
 ) -> Float[Array, "batch seq heads head_dim"]:
     """Causal self-attention within segments; `window=None` sees all earlier keys.
 
-    `kernel` "auto" takes splash attention when the trace is for TPU (see `sharding.current_platform`), "blocked"
-    elsewhere; "splash_interpret" runs the TPU kernel's code in Python, for tests.
+    Args:
+      q, k, v, segment_ids: as above.
+      window: keys that a query sees, itself included.
+      local: where which kind of layer it is decided at run time (a scan over layers): whether `window` applies.
+      kernel: "auto" takes splash attention when the trace is for TPU (see `sharding.current_platform`), "blocked"
+        elsewhere; "splash_interpret" runs the TPU kernel's code in Python, for tests.
+
+    Raises:
+      ValueError: for another kernel.
     """
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"the attention kernel must be one of {get_args(Kernel)}, got {kernel!r}")
     if kernel == "auto":
         kernel = "splash" if current_platform() == "tpu" else "blocked"
     if kernel != "blocked":
-        return _splash(q, k, v, segment_ids, window=window, interpret=kernel == "splash_interpret")
+        interpret = kernel == "splash_interpret"
+        return attend_splash(q, k, v, segment_ids, window=window, local=local, interpret=interpret)
+    if local is not None:
+        run = functools.partial(attend, q, k, v, segment_ids, kernel=kernel)
+        return jax.lax.cond(local, lambda: run(window=window), lambda: run(window=None))
     seq = q.shape[1]
     if seq <= short_rows.LONGEST:
         return short_rows.attend_short(q, k, v, segment_ids, window)
@@ -122,9 +136,9 @@ def _banded(q, k, v, segment_ids, window):
 
     q_index = back * block + jnp.arange(block)
     k_index = jnp.arange((back + 1) * block)
-    out = _attend_block(
-        blocks(q), windows(k), windows(v), blocks(segment_ids), windows(segment_ids), q_index, k_index, window
-    )
+    # The scores, seq x window, are computed again in the backward pass: 50 MB a layer and row of 4,096 are not kept.
+    attend = jax.checkpoint(functools.partial(_attend_block, q_index=q_index, k_index=k_index, window=window))
+    out = attend(blocks(q), windows(k), windows(v), blocks(segment_ids), windows(segment_ids))
     return out.reshape(batch, count * block, *q.shape[2:])[:, :seq]
 
 
@@ -157,50 +171,3 @@ def _triangular(q, k, v, segment_ids, window, groups: int = 8):
         blocks = jax.lax.map(one, QUERY_BLOCK * jnp.arange(first, last))
         out.append(jnp.moveaxis(blocks, 0, 1).reshape(q.shape[0], -1, *q.shape[2:]))
     return jnp.concatenate(out, axis=1)[:, :seq]
-
-
-def _splash(q, k, v, segment_ids, *, window, interpret):
-    """The splash attention kernel of JAX, per device, over the mesh of the context."""
-    seq, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
-    padded = -(-seq // 128) * 128
-    if padded != seq:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, padded - seq), (0, 0), (0, 0))) for x in (q, k, v))
-        segment_ids = jnp.pad(segment_ids, ((0, 0), (0, padded - seq)))
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [batch, heads, seq, head_dim]
-
-    mesh = jax.sharding.get_abstract_mesh()
-    run = functools.partial(_splash_rows, window=window, interpret=interpret)
-    if not mesh.empty and mesh.size > 1:
-        # A Pallas call cannot be partitioned by the compiler: each device runs it on its rows and heads.
-        spec = partition_spec(("batch", "heads", None, None), q.shape, mesh)
-        if spec[1] is not None and kv_heads > 1 and partition_spec(("kv_heads",), (kv_heads,), mesh)[0] is None:
-            k, v = (jnp.repeat(x, heads // kv_heads, axis=1) for x in (k, v))  # more ways than key/value heads
-        kv_spec = PartitionSpec(spec[0], spec[1] if k.shape[1] > 1 else None)
-        run = jax.shard_map(
-            run, mesh=mesh, in_specs=(spec, kv_spec, kv_spec, PartitionSpec(spec[0])), out_specs=spec, check_vma=False
-        )
-    return run(q, k, v, segment_ids).swapaxes(1, 2)[:, :seq]
-
-
-def _splash_rows(q, k, v, segment_ids, *, window, interpret):
-    """Splash attention of rows that live on one device: q [batch, heads, seq, head_dim]."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    seq, heads = q.shape[2], q.shape[1]
-    block = next(size for size in (512, 256, 128) if seq % size == 0)
-    mask = masks.CausalMask((seq, seq)) if window is None else masks.LocalMask((seq, seq), (window - 1, 0), 0)
-    kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads),
-        block_sizes=splash.BlockSizes(
-            block_q=block, block_kv=block, block_kv_compute=block,
-            block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
-            block_q_dq=block, block_kv_dq=block,
-        ),
-        head_shards=1,
-        q_seq_shards=1,
-        residual_checkpoint_name="attention",
-        interpret=interpret,
-    )  # fmt: skip
-    segments = splash.SegmentIds(q=segment_ids, kv=segment_ids)
-    return jax.vmap(kernel)(q, k, v, segments)

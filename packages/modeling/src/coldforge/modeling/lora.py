@@ -22,7 +22,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from coldforge.modeling.init import model_mesh, variable_sharding
-from coldforge.modeling.model import Einsum, Gemma3, Linear
+from coldforge.modeling.model import Gemma3
+from coldforge.modeling.projections import Einsum, Linear
 
 TARGETS = ("q_einsum", "kv_einsum", "attn_vec_einsum", "gate_proj", "up_proj", "down_proj")
 NF4_TILE = 64  # weights that share one scale in nf4, as in QLoRA (arXiv 2305.14314, section 3)
@@ -105,11 +106,14 @@ def lora_state(model: Gemma3) -> nnx.State:
 def set_lora(model: Gemma3, adapter: nnx.State) -> None:
     """Puts another adapter on the same base, in place; nothing of the base is copied.
 
+    Arrays that lie elsewhere than the model's own adapter (another mesh, the host) are moved to where that lies.
+
     Raises:
       ValueError: if names, shapes or dtypes differ from the model's adapter; the message lists them.
     """
     have = {path: variable.get_value() for path, variable in nnx.to_flat_state(lora_state(model))}
-    new = {path: variable.get_value() for path, variable in nnx.to_flat_state(adapter)}
+    new_state = dict(nnx.to_flat_state(adapter)).items()
+    new = {path: variable.get_value() for path, variable in new_state}
     wrong = [f"{_name(p)} is missing" for p in have.keys() - new.keys()]
     wrong += [f"{_name(p)} is unexpected" for p in new.keys() - have.keys()]
     for path in have.keys() & new.keys():
@@ -121,7 +125,15 @@ def set_lora(model: Gemma3, adapter: nnx.State) -> None:
         raise ValueError(
             f"adapter does not fit the model's ({len(wrong)} differences): " + "; ".join(sorted(wrong)[:10])
         )
-    nnx.update(model, adapter)
+    placed = {path: variable.replace(placed_like(variable.get_value(), have[path])) for path, variable in new_state}
+    nnx.update(model, nnx.from_flat_state(placed))
+
+
+def placed_like(new: Any, old: Any) -> Any:
+    """`new` where `old` lies; as it is if either has no place (a tracer, a shape)."""
+    if any(isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) for x in (new, old)):
+        return new
+    return new if getattr(new, "sharding", None) == old.sharding else jax.device_put(new, old.sharding)
 
 
 def _projections(model: Gemma3) -> list[str]:
@@ -161,7 +173,7 @@ def _module(model: nnx.Module, path: str) -> Einsum | Linear:
     return node
 
 
-def _weight(module: Einsum | Linear) -> jax.Array:
+def _weight(module: Einsum | Linear) -> jax.Array | jax.ShapeDtypeStruct:
     return getattr(module, module.weight_name).get_value()
 
 
@@ -218,7 +230,7 @@ def _adapter_maker(shape: tuple[int, ...], is_a: bool, sharding):
     return jax.jit(lambda key: init(key, shape, jnp.float32), out_shardings=sharding)
 
 
-def _quantise(weight: jax.Array, abstract, mesh: Mesh | None) -> dict[str, nnx.Variable]:
+def _quantise(weight: jax.Array | jax.ShapeDtypeStruct, abstract, mesh: Mesh | None) -> dict[str, nnx.Variable]:
     """The variables of `abstract`, a weight as qwix will hold it, with the quantised values of `weight`."""
     parts = {name: getattr(abstract.array, name) for name in ("qvalue", "scale")}
     shardings = tuple(None if mesh is None else variable_sharding(v, mesh) for v in parts.values())

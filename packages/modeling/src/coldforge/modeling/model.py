@@ -7,24 +7,26 @@
 
 The model returns hidden states, since logits of 262,144 tokens are what memory goes to: 4.3 GB for one row of 4,096.
 Order in a layer (Gemma 3 report, section 2; checked against transformers): norm → q, k, v → norm of q and k → rotary →
-attention → norm → add; norm → gated GELU MLP → norm → add. Norms, rotary and softmax run in float32, products in the
-parameters' dtype. Module and parameter names are those that LoRA expressions for Gemma and Tunix models use.
+attention → norm → add; norm → gated GELU MLP → norm → add. Norms, rotary, GELU and softmax run in float32, products in
+the parameters' dtype. Module and parameter names are those that LoRA expressions for Gemma and Tunix models use.
 Weights are stored with the contracted dimensions first, which is how both TPU and CPU read them without a transpose.
+Values that rematerialisation policies (`blocks.KEPT`) may keep have names (`checkpoint_name`).
 Left out: images, dropout (Gemma has none), soft-capping (Gemma 2).
 """
 
-import math
+import functools
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
 from coldforge.modeling.cache import CachedLayer, KVCache, plan_steps
 from coldforge.modeling.config import Gemma3Config, LayerType
+from coldforge.modeling.projections import Einsum, Linear, param, project
 from coldforge.modeling.sharding import constrain
 
 if TYPE_CHECKING:
@@ -38,115 +40,41 @@ class Rotary(NamedTuple):
     sin: Array
 
 
-class Param(nnx.Param):
-    """A parameter that knows the logical name of each of its dimensions (`sharding.RULES`)."""
-
-
-def _param(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], dtype, scale: float) -> Param:
-    value = scale * jax.random.normal(rngs.params(), shape, jnp.float32) if scale else jnp.zeros(shape)
-    return Param(value.astype(dtype), axes=axes)
-
-
 class RMSNorm(nnx.Module):
     """`x / rms(x) * (1 + scale)` in float32, returned in the dtype of `x`."""
 
     def __init__(self, dim: int, eps: float, *, axis: str, dtype, rngs: nnx.Rngs):
-        self.scale = _param(rngs, (dim,), (axis,), dtype, 0.0)
+        self.scale = param(rngs, (dim,), (axis,), dtype, 0.0)
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*dims dim"]) -> Float[Array, "*dims dim"]:
-        wide = x.astype(jnp.float32)
-        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (normed * (1.0 + self.scale[...].astype(jnp.float32))).astype(x.dtype)
+        return rms_norm(x, self.scale[...], self.eps)
 
 
-class _Linear(nnx.Module):
-    """One product `einsum(equation, x, weight)` in the dtype of `x`, plus an adapter's `lora_scale · (x A) B`.
-
-    Attributes:
-      contracted: leading dimensions of the weight that the product sums over (the last ones of `x`).
-      lora_scale: alpha / rank, set by `add_lora` together with the parameters `…_lora_a` `[*contracted, rank]` and
-        `…_lora_b` `[rank, *out]`; None without an adapter.
-    """
-
-    weight_name: str
-
-    def __init__(
-        self,
-        equation: str,
-        shape: tuple[int, ...],
-        axes: tuple[str, ...],
-        *,
-        contracted: int = 1,
-        dtype,
-        rngs: nnx.Rngs,
-    ):
-        fan_in = math.prod(shape[:contracted])
-        setattr(self, self.weight_name, _param(rngs, shape, axes, dtype, fan_in**-0.5))
-        self.equation = equation
-        self.contracted = contracted
-        self.lora_scale: float | None = None
-
-    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        out = self._base(x).astype(x.dtype)
-        if self.lora_scale is None:
-            return out
-        a, b = (getattr(self, self.weight_name + suffix).get_value() for suffix in ("_lora_a", "_lora_b"))
-        return out + self.lora_scale * _low_rank(x, a, b)
-
-    def _base(self, x: Array) -> Array:
-        weight = getattr(self, self.weight_name)
-        if isinstance(weight, nnx.Variable):
-            return jnp.einsum(self.equation, x, weight.get_value())
-        values, scale = weight.array.qvalue.get_value(), weight.array.scale.get_value()
-        if values.dtype == jnp.int8:  # a scale per output channel
-            product = jnp.einsum(self.equation, x, values.astype(x.dtype))
-            return product * scale.reshape(scale.shape[self.contracted :]).astype(x.dtype)
-        import qwix  # 0.3 s: not for those who only load a model
-
-        return jnp.einsum(self.equation, x, qwix.dequantize(weight.array).astype(x.dtype))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x: Array, scale: Array, eps: float) -> Array:
+    """As `RMSNorm`. Differentiated by hand, so that what is kept (one number per row) can be named: "norm"."""
+    return _rms_norm_forward(x, scale, eps)[0]
 
 
-@jax.custom_vjp
-def _low_rank(x: Array, a: Array, b: Array) -> Array:
-    """`(x A) B`, `[..., *into] [*into, rank] [rank, *out]`, in the dtype of `x`.
-
-    Its own backward pass because of the order of operands: JAX puts the large one first in both sums over tokens, and
-    XLA:CPU transposes it together with all that is fused into it. Those copies were 21 % of a training step of 270M
-    (2 x 512 tokens, float32).
-    """
-    return jnp.tensordot(jnp.tensordot(x, a.astype(x.dtype), a.ndim - 1), b.astype(x.dtype), 1)
+def _rms_norm_forward(x: Array, scale: Array, eps: float) -> tuple[Array, tuple[Array, ...]]:
+    wide = x.astype(jnp.float32)
+    inverse = checkpoint_name(jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1) + eps), "norm")
+    normed = wide * inverse[..., None]
+    return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype), (x, inverse, scale)
 
 
-def _low_rank_forward(x: Array, a: Array, b: Array) -> tuple[Array, tuple[Array, ...]]:
-    narrow = jnp.tensordot(x, a.astype(x.dtype), a.ndim - 1)
-    return jnp.tensordot(narrow, b.astype(x.dtype), 1), (x, narrow, a, b)
+def _rms_norm_backward(eps: float, saved: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    del eps
+    x, inverse, scale = saved
+    normed = x.astype(jnp.float32) * inverse[..., None]
+    back = g.astype(jnp.float32) * (1.0 + scale.astype(jnp.float32))
+    dx = inverse[..., None] * (back - normed * jnp.mean(back * normed, axis=-1, keepdims=True))
+    d_scale = jnp.sum(g * normed, axis=tuple(range(x.ndim - 1)))
+    return dx.astype(x.dtype), d_scale.astype(scale.dtype)
 
 
-def _low_rank_backward(saved: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
-    x, narrow, a, b = saved
-    rows = tuple(range(narrow.ndim - 1))
-    out = tuple(range(narrow.ndim - 1, g.ndim)), tuple(range(1, b.ndim))
-    back = jnp.tensordot(g, b.astype(g.dtype), out)
-    da = jnp.tensordot(back, x, (rows, rows))
-    db = jnp.tensordot(narrow, g, (rows, rows))
-    dx = jnp.tensordot(back, a.astype(g.dtype), ((-1,), (-1,)))
-    return dx, jnp.moveaxis(da, 0, -1).astype(a.dtype), db.astype(b.dtype)
-
-
-_low_rank.defvjp(_low_rank_forward, _low_rank_backward)
-
-
-class Einsum(_Linear):
-    """An attention projection; its parameter is called `w`."""
-
-    weight_name = "w"
-
-
-class Linear(_Linear):
-    """An MLP projection; its parameter is called `kernel`."""
-
-    weight_name = "kernel"
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 class Attention(nnx.Module):
@@ -170,16 +98,24 @@ class Attention(nnx.Module):
         self.kernel = kernel
 
     def __call__(
-        self, x: Float[Array, "batch seq embed"], rotary: Rotary, segment_ids: Array, cached: CachedLayer | None
+        self,
+        x: Float[Array, "batch seq embed"],
+        rotary: Rotary,
+        segment_ids: Array,
+        cached: CachedLayer | None = None,
+        local: Bool[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch seq embed"], tuple[Array, Array] | None]:
-        """The attention output and, with a cache, the layer's keys and values with the new ones in them."""
-        q = self._query_norm(self.q_einsum(x))
-        kv = self.kv_einsum(x)
-        k, v = self._key_norm(kv[:, :, 0]), kv[:, :, 1]
+        """The attention output and, with a cache, the layer's keys and values with the new ones in them.
+
+        `local` decides at run time, in place of the module's own kind, whether the window applies.
+        """
+        q, kv = project(x, self.q_einsum, self.kv_einsum)
+        q, kv = checkpoint_name(q, "query"), checkpoint_name(kv, "key_value")
+        q, k, v = self._query_norm(q), self._key_norm(kv[:, :, 0]), kv[:, :, 1]
         q, k = rotate(q, rotary, scale=self.query_scale), rotate(k, rotary)
-        q, k, v = checkpoint_name(q, "query"), checkpoint_name(k, "key"), checkpoint_name(v, "value")
         if cached is None:
-            return self.attn_vec_einsum(attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)), None
+            out = attend(q, k, v, segment_ids, window=self.window, local=local, kernel=self.kernel)
+            return checkpoint_name(self.attn_vec_einsum(out), "attention_out"), None
         keys, values, step = cached
         store = step.write(keys, k), step.write(values, v)
         if step.seen_after is not None:
@@ -202,7 +138,28 @@ class MLP(nnx.Module):
         self.down_proj = Linear("btf,fd->btd", (f, d), ("mlp", "embed"), dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch seq embed"]) -> Float[Array, "batch seq embed"]:
-        return self.down_proj(nnx.gelu(self.gate_proj(x), approximate=True) * self.up_proj(x))
+        gate, up = project(x, self.gate_proj, self.up_proj)
+        gate, up = checkpoint_name(gate, "gate"), checkpoint_name(up, "up")
+        return checkpoint_name(self.down_proj(gated(gate, up)), "mlp_out")
+
+
+def _gated(gate: Array, up: Array) -> Array:
+    # In float32: bfloat16 would round GELU's constants too, and is four times slower on a CPU; on TPU it is free.
+    return (nnx.gelu(gate.astype(jnp.float32), approximate=True) * up.astype(jnp.float32)).astype(gate.dtype)
+
+
+@jax.custom_vjp
+def gated(gate: Array, up: Array) -> Array:
+    """`gelu(gate) * up`, with the tanh form of GELU in float32."""
+    return _gated(gate, up)
+
+
+def _gated_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # Without the barrier XLA:TPU computes them again in each of the four products that use them.
+    return jax.lax.optimization_barrier(jax.vjp(_gated, *saved)[1](g))
+
+
+gated.defvjp(lambda gate, up: (_gated(gate, up), (gate, up)), _gated_backward)
 
 
 class Layer(nnx.Module):
@@ -220,9 +177,14 @@ class Layer(nnx.Module):
         self.post_ffw_norm = norm()
 
     def __call__(
-        self, x: Float[Array, "batch seq embed"], rotary: Rotary, segment_ids: Array, cached: CachedLayer | None
+        self,
+        x: Float[Array, "batch seq embed"],
+        rotary: Rotary,
+        segment_ids: Array,
+        cached: CachedLayer | None = None,
+        local: Bool[Array, ""] | None = None,
     ) -> tuple[Float[Array, "batch seq embed"], tuple[Array, Array] | None]:
-        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached)
+        attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached, local)
         x = x + self.post_attention_norm(attended)
         return x + self.post_ffw_norm(self.mlp(self.pre_ffw_norm(x))), store
 
@@ -232,7 +194,7 @@ class Embedder(nnx.Module):
 
     def __init__(self, config: Gemma3Config, *, dtype, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.embed_dim)
-        self.input_embedding = _param(rngs, shape, ("vocab", "embed"), dtype, config.embed_dim**-0.5)
+        self.input_embedding = param(rngs, shape, ("vocab", "embed"), dtype, config.embed_dim**-0.5)
 
     def encode(self, tokens: Int[Array, "batch seq"]) -> Float[Array, "batch seq embed"]:
         table = self.input_embedding[...]
@@ -240,7 +202,27 @@ class Embedder(nnx.Module):
         return table[tokens] * jnp.asarray(table.shape[1] ** 0.5, table.dtype)
 
     def decode(self, hidden: Float[Array, "*dims embed"]) -> Float[Array, "*dims vocab"]:
-        return jnp.einsum("...d,vd->...v", hidden, self.input_embedding[...], preferred_element_type=jnp.float32)
+        return _logits(hidden, self.input_embedding[...])
+
+
+@jax.custom_vjp
+def _logits(hidden: Array, table: Array) -> Array:
+    """`hidden · tableᵀ` in float32; its backward pass runs in the table's dtype, and never casts the table."""
+    return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+
+def _logits_forward(hidden: Array, table: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _logits(hidden, table), (hidden, table)
+
+
+def _logits_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    hidden, table = saved
+    g = g.astype(table.dtype)
+    d_hidden = jnp.einsum("...v,vd->...d", g, table)
+    return d_hidden.astype(hidden.dtype), jnp.einsum("...v,...d->vd", g, hidden.astype(table.dtype))
+
+
+_logits.defvjp(_logits_forward, _logits_backward)
 
 
 class Gemma3(nnx.Module):

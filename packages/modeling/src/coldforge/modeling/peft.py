@@ -28,7 +28,8 @@ from coldforge.modeling.config import Gemma3Config
 from coldforge.modeling.hf import canonical
 from coldforge.modeling.layout import Part
 from coldforge.modeling.lora import LoraConfig, add_lora
-from coldforge.modeling.model import Einsum, Gemma3, Linear
+from coldforge.modeling.model import Gemma3
+from coldforge.modeling.projections import Einsum, Linear
 from coldforge.modeling.safetensors_file import Entry, read_header, read_whole
 from coldforge.modeling.save import Specs, fetch, write
 from coldforge.modeling.weights import Faults, WeightsError

@@ -20,7 +20,8 @@ from coldforge.modeling import layout, safetensors_file
 from coldforge.modeling.atomic import new_directory
 from coldforge.modeling.config import to_hf
 from coldforge.modeling.hf import INDEX
-from coldforge.modeling.model import Einsum, Gemma3, Linear
+from coldforge.modeling.model import Gemma3
+from coldforge.modeling.projections import Einsum, Linear
 
 PREFIX = "model."  # of every tensor's name, as in text-only checkpoints
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from coldforge.modeling.blocks import Layers, Remat, run_layers
+from coldforge.modeling.blocks import Layers, Remat, check_choices, run_layers
+from coldforge.modeling.lora import placed_like
 from coldforge.modeling.model import Gemma3
 
 
@@ -41,8 +42,9 @@ def trainable(model: Gemma3, *, full: bool = False, remat: Remat = "block", laye
     Args:
       model: with an adapter, or without one if `full`.
       full: train every parameter. They are kept in float32 and cast to the model's dtype where they are used.
-      remat: what is computed again in the backward pass, see `blocks.Remat`.
-      layers: "scan" compiles a block of layers once, "unroll" each layer; "auto" scans on TPU.
+      remat: what is computed again in the backward pass: "full" all of a layer, "block" what is not the output of its
+        attention or of its MLP, "none" nothing, or next to nothing (`blocks.KEPT`).
+      layers: "scan" compiles one layer and loops over it, "unroll" compiles each; "auto" scans on TPU.
 
     Raises:
       ValueError: if there is nothing to train (no adapter), or what is to be trained is quantised or has an adapter.
@@ -53,6 +55,7 @@ def trainable(model: Gemma3, *, full: bool = False, remat: Remat = "block", laye
         )
     if full and model.lora is not None:
         raise ValueError("full=True trains the base itself, but the model has LoRA adapters; start from the base")
+    check_choices(remat, layers)
     trained: Any = nnx.Param if full else nnx.LoRAParam
     graph, params, *rest = nnx.split(model, trained, ...)
     (frozen,) = rest
@@ -65,7 +68,7 @@ def trainable(model: Gemma3, *, full: bool = False, remat: Remat = "block", laye
             params = jax.tree.map(lambda x: x.astype(dtype), params)
         model = nnx.merge(graph, params, frozen)
         x, rotary, segment_ids = model.begin(tokens, positions, segment_ids)
-        x = run_layers(model, x, rotary, segment_ids, remat=remat, layers=layers)
+        x = run_layers(model, trained, x, rotary, segment_ids, remat=remat, layers=layers)
         return model.final_norm(x), model.embedder.input_embedding[...]
 
     return Trainable(apply, params, frozen)
@@ -94,7 +97,7 @@ def with_params(model: Gemma3, params: nnx.State) -> Gemma3:
         old = values[path].get_value()
         if new.shape != old.shape:
             wrong.append(f"{name} has shape {new.shape}, wanted {old.shape}")
-        values[path] = values[path].replace(new if new.dtype == old.dtype else _cast(new, old.dtype))
+        values[path] = values[path].replace(placed_like(new if new.dtype == old.dtype else _cast(new, old.dtype), old))
     if wrong:
         raise ValueError(f"parameters are not this model's ({len(wrong)} differences): " + "; ".join(wrong[:10]))
     return nnx.merge(graph, nnx.from_flat_state(values))
