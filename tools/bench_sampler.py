@@ -82,13 +82,16 @@ def phases(model: Gemma3, dtype: str) -> dict[str, Any]:
         tokens = sum(len(p) for p in prompts)
 
         def start(prompts=prompts, params=params, n=n):  # type: ignore[no-untyped-def]
-            return generation._start(model, prompts, params, n)
+            batch = generation._start(model, prompts, params, n)
+            batch.fill()
+            return batch
 
-        jax.block_until_ready(start())
+        start()
         seconds = best(start, 3)
-        state = generation._decode(model, start(), 4)
+        batch = start()
+        batch.collect(batch.decode(4))
         begin = time.perf_counter()
-        state = jax.block_until_ready(generation._decode(model, state, 32))
+        batch.collect(batch.decode(32))
         step = (time.perf_counter() - begin) / 32
         result[name] = {
             "prompt_tokens": tokens,

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 from coldforge.modeling import LoraConfig, add_lora, init_model, lora_state, make_mesh, set_lora
-from coldforge.rollout import Sample, SamplingParams, generate, generation, stream
+from coldforge.rollout import Sample, SamplingParams, batcher, generate, generation, programs, stream
+from coldforge.rollout.packing import pack_rows
 
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0, stop_ids=())
 RANDOM = SamplingParams(max_new_tokens=20, seed=11, stop_ids=())
@@ -111,26 +112,29 @@ def test_a_stop_on_the_last_token_counts_as_stop(model):
 def test_the_loop_ends_when_all_rows_have(model):
     [[free]] = generate(model, PROMPTS[:1], GREEDY)
     params = SamplingParams(max_new_tokens=200, temperature=0, stop_ids=(int(free.tokens[2]),))
-    state = generation._start(model, PROMPTS[:1], params, 1)
-    begin = int(state.position[0])
-    state = generation._decode(model, state, params.max_new_tokens)
-    assert int(state.position[0]) - begin == int(state.made[0]) <= 3
+    batch = generation._start(model, PROMPTS[:1], params, 1)
+    assert len(list(batch.run())) == 1
+    assert batch.stats.steps == batch.stats.tokens <= 3
 
 
 def test_a_prompt_is_prefilled_once_for_its_samples(model, monkeypatch):
     fed = []
-    call = generation._prefill_call
-    monkeypatch.setattr(
-        generation, "_prefill_call", lambda *args: fed.append(int((np.asarray(args[5]) >= 0).sum())) or call(*args)
-    )
+    call = batcher.packed_prompts
+
+    def packed(*args):
+        found = call(*args)
+        fed.append(int((found.positions >= 0).sum()))
+        return found
+
+    monkeypatch.setattr(batcher, "packed_prompts", packed)
     generate(model, PROMPTS, RANDOM, n=8)
     assert sum(fed) == sum(map(len, PROMPTS))
 
 
 def test_prompts_over_several_prefill_calls(model, monkeypatch):
-    """As 2,048 tokens a call would need thousands of prompts, the limit is lowered; results must not change."""
+    """40 prompts take three calls of 16; with fewer tokens a call, more. Results must not change."""
     whole = generate(model, PROMPTS * 8, GREEDY)
-    monkeypatch.setattr(generation, "PREFILL_TOKENS", 512)
+    monkeypatch.setattr(generation, "PREFILL_TOKENS", 64)
     parts = generate(model, PROMPTS * 8, GREEDY)
     assert all(same(a[0], b[0]) for a, b in zip(whole, parts, strict=True))
 
@@ -158,12 +162,12 @@ def test_a_new_adapter_and_new_parameters_compile_nothing(model):
     plain = generate(model, PROMPTS, RANDOM, n=2)
     fresh = generate(adapted, PROMPTS, RANDOM, n=2)
     assert all(same(a, b) for a, b in zip(flat(plain), flat(fresh), strict=True))
-    compiled = generation._decode_loop._cache_size(), generation._prefill_call._cache_size()
+    compiled = programs.compiled()
     set_lora(adapted, jax.tree.map(lambda x: x + 0.05, lora_state(adapted)))
     changed = generate(
         adapted, PROMPTS, SamplingParams(max_new_tokens=17, temperature=0.7, top_p=0.9, stop_ids=()), n=2
     )
-    assert (generation._decode_loop._cache_size(), generation._prefill_call._cache_size()) == compiled
+    assert programs.compiled() == compiled
     assert not any(same(a, b) for a, b in zip(flat(plain), flat(changed), strict=True))
 
 
@@ -186,7 +190,7 @@ def test_bf16_rows_follow_the_model(model):
     ],
 )
 def test_bad_prompts_are_named_before_any_work(model, monkeypatch, prompts, match):
-    monkeypatch.setattr(generation, "_prefill", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(generation, "Batch", lambda *_: pytest.fail("work began"))
     with pytest.raises(ValueError, match=match):
         generate(model, prompts, GREEDY)
 
@@ -198,7 +202,7 @@ def test_n_must_be_positive(model):
 
 @pytest.mark.parametrize(("sizes", "width"), [([5, 3, 2], 5), ([1] * 10, 4), ([7, 7, 7], 7), ([4, 4, 2, 2, 1], 6)])
 def test_packs_hold_every_text_once_and_fit(sizes, width):
-    packs = generation.pack_rows(sizes, width)
+    packs = pack_rows(sizes, width)
     assert sorted(flat(packs)) == list(range(len(sizes)))
     assert all(sum(sizes[i] for i in pack) <= width for pack in packs)
 

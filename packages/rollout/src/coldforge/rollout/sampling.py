@@ -13,10 +13,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 BLOCK = 512  # tokens per block of the two-level search
 CANDIDATES = 1024  # most likely tokens among which top-k and top-p look first
+
+
+class RowParams(NamedTuple):
+    """Sampling parameters of each row of a batch, `[batch]` each."""
+
+    temperature: Float[Array | np.ndarray, " batch"]
+    top_k: Int[Array | np.ndarray, " batch"]
+    top_p: Float[Array | np.ndarray, " batch"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,13 +62,13 @@ class SamplingParams:
         if any(i < 0 for i in self.stop_ids):
             raise ValueError(f"stop_ids must be token ids, got {self.stop_ids}")
 
-
-class RowParams(NamedTuple):
-    """Sampling parameters of each row of a batch, `[batch]` each."""
-
-    temperature: Float[Array, " batch"]
-    top_k: Int[Array, " batch"]
-    top_p: Float[Array, " batch"]
+    def rows(self, count: int) -> RowParams:
+        """The same for each of `count` rows, on the host."""
+        return RowParams(
+            temperature=np.full(count, self.temperature, np.float32),
+            top_k=np.full(count, self.top_k, np.int32),
+            top_p=np.full(count, self.top_p, np.float32),
+        )
 
 
 def sample(

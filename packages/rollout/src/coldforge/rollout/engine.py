@@ -1,0 +1,170 @@
+"""The engine: continuous batching with shapes, programs and weights that outlive a call.
+
+    engine = Engine(model, SamplingParams(max_new_tokens=1024), EngineConfig(max_prompt_tokens=256, memory_gib=6))
+    for group in engine.run([Request(id=7, prompt=ids, n=16, seed=3), ...], weights=adapter):
+        group.id, group.samples                          # as soon as its n samples are done
+
+A fixed number of slots decodes together; a slot whose sample has ended takes the next one that waits. Nothing is
+compiled anew for other requests or weights. How a run goes is in `batcher`, what is compiled in `programs`, how many
+slots there are in `sizes`.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from coldforge.modeling import Gemma3, model_mesh, set_lora, with_params
+from coldforge.rollout.batcher import Batch, Stats
+from coldforge.rollout.requests import Group, Request, Work, check_request
+from coldforge.rollout.sampling import SamplingParams
+from coldforge.rollout.sizes import Demand, describe, make_sizes, round_up, slots_in
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What the engine is built for.
+
+    Attributes:
+      max_prompt_tokens: of a request; longer ones are refused by name.
+      max_new_tokens: of a sample, for which caches have room; None takes that of the sampling parameters.
+      slots: samples that run at the same time; None takes as many as the memory holds, 128 (CPU) or 256 for each device
+        that shares the rows at most.
+      memory_gib: what the engine may take on each device beside the weights, while it runs; None is 70 % of what is
+        free, or 2 where the device does not say (CPU).
+      prefill_chunk: tokens of one prefill call.
+      kv: dtype of keys and values in caches; "model" is that of the weights.
+      shrink: as the queue runs dry, go on in programs of fewer rows.
+    """
+
+    max_prompt_tokens: int
+    max_new_tokens: int | None = None
+    slots: int | None = None
+    memory_gib: float | None = None
+    prefill_chunk: int = 2048
+    kv: Literal["model", "bf16"] = "model"
+    shrink: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_prompt_tokens", "max_new_tokens", "slots", "memory_gib", "prefill_chunk"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.kv not in ("model", "bf16"):
+            raise ValueError(f"kv must be 'model' or 'bf16', got {self.kv!r}")
+
+
+class Engine:
+    """Samples from one model, for as many runs as wanted.
+
+    Args:
+      model: with or without LoRA, on a mesh or not. Its arrays are shared, not copied; it is not changed.
+      params: how to sample.
+      config: what the engine is built for.
+
+    Attributes:
+      sizes: slots, lengths and buckets as they were decided.
+      stats: what it has done so far.
+
+    On a mesh of several processes, each makes the same engine and runs the same requests, and gets all samples.
+
+    Raises:
+      ValueError: for sizes that exceed the model's context or the memory; nothing is compiled before that.
+    """
+
+    def __init__(self, model: Gemma3, params: SamplingParams, config: EngineConfig):
+        new = params.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
+        tokens = config.max_prompt_tokens + new
+        if tokens > model.config.max_seq_len:
+            raise ValueError(
+                f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={new} together exceed the model's "
+                f"context of {model.config.max_seq_len}"
+            )
+        if params.max_new_tokens > new:
+            raise ValueError(
+                f"the sampling parameters ask for {params.max_new_tokens} new tokens, the engine is built for {new}"
+            )
+        self.params, self.config, self.stats = params, config, Stats()
+        self._new = new
+        demand = Demand(
+            model=model.config,
+            prompt_tokens=config.max_prompt_tokens,
+            length=round_up(tokens, 64),
+            dtype=model.dtype,
+            kv=model.dtype if config.kv == "model" else jnp.bfloat16,
+            mesh=model_mesh(model),
+            prefill_chunk=config.prefill_chunk,
+        )
+        slots = slots_in(config.memory_gib, demand) if config.slots is None else config.slots
+        self.sizes = make_sizes(demand, slots=slots, shrink=config.shrink)
+        self._graph, self._weights = nnx.split(model)
+        log.info("%s", describe(self.sizes))
+
+    @property
+    def compiles(self) -> int:
+        """Programs compiled for this engine so far; it stays as it is once each size has come up."""
+        return self.stats.compiles
+
+    def use(self, weights: nnx.State) -> None:
+        """Other weights from the next run on, without compiling: an adapter's, or all of a model without one.
+
+        They are copied (adapters are small), so a training step may donate its own.
+
+        Raises:
+          ValueError: if names, shapes or dtypes differ from the model's; the message lists them.
+        """
+        model = nnx.merge(self._graph, self._weights)
+        if model.lora is not None:
+            set_lora(model, jax.tree.map(jnp.copy, weights))
+        else:
+            model = with_params(model, weights)
+        self._weights = nnx.state(model)
+
+    def run(self, requests: Iterable[Request], weights: nnx.State | None = None) -> Iterator[Group]:
+        """The samples of all requests, each group as soon as it is whole, in order of completion.
+
+        Args:
+          requests: a sequence, checked as a whole before anything is done; or an iterator, from which requests are
+            taken (and checked) as slots become free.
+          weights: as for `use`.
+
+        Raises:
+          ValueError: if there are none, an id comes twice, or the engine cannot run one (`check_request`); the message
+            names it.
+          FloatingPointError: if the model gives NaN.
+        """
+        if isinstance(requests, Sequence):
+            if not requests:
+                raise ValueError("there are no requests")
+            queue: Iterator[Work] = iter(list(self._checked(requests)))
+        else:
+            queue = self._checked(requests)
+        if weights is not None:
+            self.use(weights)
+        return self._groups(queue, self._weights)
+
+    def _groups(self, queue: Iterator[Work], weights) -> Iterator[Group]:
+        before = self.stats.samples
+        yield from Batch(self.sizes, self._graph, weights, queue, self.params, self.stats).run()
+        if self.stats.samples == before:
+            raise ValueError("there are no requests")
+
+    def _checked(self, requests: Iterable[Request]) -> Iterator[Work]:
+        seen: set[int] = set()
+        for request in requests:
+            if request.id in seen:
+                raise ValueError(f"request {request.id} comes twice: ids name the groups of a run")
+            seen.add(request.id)
+            yield check_request(
+                request,
+                vocab=self.sizes.demand.model.vocab_size,
+                max_prompt_tokens=self.config.max_prompt_tokens,
+                max_new_tokens=self._new,
+                limit=self.params.max_new_tokens,
+            )

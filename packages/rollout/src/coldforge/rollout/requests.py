@@ -1,0 +1,115 @@
+"""What is asked of the sampler and what it gives: requests, samples, groups, and the checks before any work.
+
+A sample's random numbers come from a hash of (seed, prompt's tokens, its number), and the token's index: not from the
+order of requests, the slot it runs in, or what else runs beside it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+type FinishReason = Literal["stop", "length"]
+type Prompt = Sequence[int] | np.ndarray  # token ids
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated text.
+
+    Attributes:
+      tokens: the new tokens, the stop token included.
+      logprobs: of each token, under softmax(logits / temperature) before top-k and top-p (temperature 0: under 1).
+      finish_reason: "stop" (ended with a stop id) or "length" (cut off at max_new_tokens).
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class Request:
+    """`n` samples of one prompt.
+
+    Attributes:
+      id: names the request in its result and in errors; unique within a run. It has no influence on the samples.
+      prompt: token ids.
+      n: how many samples.
+      seed: same seed and same prompt, same samples. Two requests with one prompt want two seeds.
+      max_new_tokens: ends this request's samples; None takes that of the sampling parameters.
+      first: number of the first sample: `n=2, first=4` are samples 4 and 5 of what `n=6` gives.
+    """
+
+    id: int
+    prompt: Prompt
+    n: int = 1
+    seed: int = 0
+    max_new_tokens: int | None = None
+    first: int = 0
+
+
+class Group(NamedTuple):
+    """All samples of a request, by their numbers."""
+
+    id: int
+    samples: list[Sample]
+
+
+class Work(NamedTuple):
+    """A checked request."""
+
+    id: int
+    prompt: np.ndarray  # int32
+    n: int
+    seed: int
+    limit: int  # most new tokens
+    first: int
+
+
+def check_request(request: Request, *, vocab: int, max_prompt_tokens: int, max_new_tokens: int, limit: int) -> Work:
+    """The request ready to run.
+
+    Args:
+      request: as the user gave it.
+      vocab, max_prompt_tokens, max_new_tokens: what the engine takes.
+      limit: new tokens where the request does not say.
+
+    Raises:
+      ValueError: for what the engine cannot run; the message names the request.
+    """
+    name = f"request {request.id}"
+    prompt = check_prompt(request.prompt, vocab, f"the prompt of {name}")
+    if prompt.size > max_prompt_tokens:
+        raise ValueError(
+            f"the prompt of {name} has {prompt.size} tokens, more than max_prompt_tokens={max_prompt_tokens}: shorten "
+            "or drop it, or raise the limit"
+        )
+    if request.n < 1 or request.first < 0:
+        raise ValueError(f"{name} asks for n={request.n} samples from number {request.first}: n must be at least 1")
+    if not 0 <= request.seed < 2**32:
+        raise ValueError(f"the seed of {name} must be in [0, 2**32), got {request.seed}")
+    new = limit if request.max_new_tokens is None else request.max_new_tokens
+    if not 1 <= new <= max_new_tokens:
+        raise ValueError(f"{name} asks for {new} new tokens; the engine's caches hold 1 to {max_new_tokens}")
+    return Work(request.id, prompt, request.n, request.seed, new, request.first)
+
+
+def check_prompt(prompt: Any, vocab: int, name: str) -> np.ndarray:
+    """The prompt as int32, or a ValueError that begins with `name`."""
+    ids = np.asarray(prompt)
+    if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"{name} must be a non-empty sequence of token ids, got shape {ids.shape} of {ids.dtype}")
+    if ids.min() < 0 or ids.max() >= vocab:
+        bad = ids[(ids < 0) | (ids >= vocab)][0]
+        raise ValueError(f"{name} has the id {bad}, outside the vocabulary of {vocab}")
+    return ids.astype(np.int32)
+
+
+def sample_key(prompt: np.ndarray, seed: int, number: int) -> np.ndarray:
+    """Random key data `[2]` of one sample."""
+    salt = seed.to_bytes(4, "little") + number.to_bytes(8, "little")
+    digest = hashlib.blake2b(prompt.astype("<i4").tobytes(), digest_size=8, salt=salt)
+    return np.frombuffer(digest.digest(), np.uint32)
