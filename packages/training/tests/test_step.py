@@ -301,3 +301,39 @@ def test_an_abstract_state_compiles_the_same_step(small):
     batch, frozen = place_batch(small.make_batch(0), mesh=mesh), small.placed_frozen(mesh)
     texts = {small.make_step().lower(state, frozen, batch).compile().as_text() for state in (abstract, real)}
     assert len(texts) == 1
+
+
+def test_empty_micro_batches_are_skipped_and_change_nothing():
+    """The same rows with and without micro-batches of nothing beside them: same update, same sums, same maxima."""
+
+    def loss(params, frozen, batch, key):
+        total = jnp.sum(batch["x"] * params["scale"]) ** 2
+        return Sums(total, batch["weight"].sum(), {"count": jnp.sum(batch["x"] > 0)}, {"largest": batch["x"].max()})
+
+    def empty(batch):
+        return ~jnp.any(batch["weight"] > 0)
+
+    options = OptimizerConfig(learning_rate=0.1)
+    optimizer, schedule = make_optimizer(options, 10), make_schedule(options, 10)
+    full = {"x": jnp.arange(1.0, 9.0).reshape(2, 4), "weight": jnp.ones((2, 4))}
+    padded = jax.tree.map(lambda x: jnp.concatenate([x[:1], 0 * x[:1], x[1:], 0 * x[:1]]), full)
+    outcomes = []
+    for batch, skip in ((full, None), (padded, empty)):
+        step = make_train_step(loss, optimizer, schedule, accumulation=len(batch["x"]), empty=skip)
+        state = init_state({"scale": jnp.ones(4)}, optimizer, 0)
+        outcomes.append(jax.device_get(step(state, None, batch)))
+    jax.tree.map(np.testing.assert_array_equal, *outcomes)
+    assert outcomes[0][1]["largest"] == 8
+    assert outcomes[0][1]["count"] == 8
+    nothing = jax.tree.map(jnp.zeros_like, padded)
+    _, metrics = step(init_state({"scale": jnp.ones(4)}, optimizer, 0), None, nothing)
+    assert metrics["applied"] == 0
+    assert metrics["largest"] == -np.inf
+    sums = make_eval_step(loss, empty=empty)({"scale": jnp.ones(4)}, None, padded)
+    assert (sums.weight, sums.maxima["largest"]) == (8, 8)
+
+
+def test_sums_add_up_and_maxima_are_compared():
+    one, two = (Sums(jnp.float32(x), jnp.float32(x), {"n": jnp.float32(x)}, {"m": jnp.float32(-x)}) for x in (1, 2))
+    total = one + two
+    assert (total.loss, total.weight, total.aux["n"], total.maxima["m"]) == (3, 3, 3, -1)

@@ -3,13 +3,14 @@
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coldforge.training.watchdog import RULES, Finding, Watchdog, WatchdogConfig
+from coldforge.training.watchdog import RULES, Finding, Rule, Watchdog, WatchdogConfig
 
 VOCAB = 262_144
 STEPS = 500
@@ -365,3 +366,21 @@ def test_every_finding_says_what_why_and_what_to_do():
 def test_bad_thresholds_are_named(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must be positive, got"):
         WatchdogConfig(**option)
+
+
+def test_other_rules_can_take_the_place_of_these():
+    @dataclass
+    class Over(Rule):
+        limits: float = 2.0
+        seen: int = 0
+
+        def observe(self, step, m):
+            self.seen += 1
+            if m["x"] > self.limits:
+                yield Finding("over", step, "too much", "x", "less")
+
+    watchdog = Watchdog(rules=[Over(WatchdogConfig(), limits=5.0)])
+    assert watchdog.observe(1, {"x": 3.0, "train/loss": math.nan}) == []
+    [finding] = watchdog.observe(2, {"x": 6.0})
+    assert finding.kind == "over"
+    assert watchdog.to_dict()["rules"] == {"Over": {"seen": 2}}

@@ -31,7 +31,10 @@ from rich.text import Text
 from coldforge.training.watchdog import Finding
 
 REFRESHES_PER_SECOND = 4
-SMOOTHED = ("train/loss", "train/loss_reasoning", "train/loss_answer", "train/grad_norm", "train/tokens_per_second")
+SMOOTHED = (
+    "train/loss", "train/loss_reasoning", "train/loss_answer", "train/grad_norm", "train/tokens_per_second",
+    "reward/total", "rollout/correct", "rollout/format", "rollout/length",
+)  # fmt: skip
 SMOOTHING = 0.9  # of exponential means: the last ten steps or so
 Cell = tuple[str, str, str]  # label, value, style
 
@@ -203,7 +206,7 @@ class _View:
         yield Group(title, top, *(line for cells in self._groups() for line in _flow(cells, options.max_width)))
 
     def _groups(self) -> Iterator[list[Cell]]:
-        """What there is to show, in groups that begin a line: time, losses, the rest."""
+        """What there is to show, in groups that begin a line: time, losses, rewards, the rest."""
         m, mean = self._metrics, {name: total / weight for name, (total, weight) in self._means.items()}
         yield self._time_cells()
         last = m.get("train/loss", 0.0)
@@ -215,6 +218,17 @@ class _View:
             *_cell("answer", mean.get("train/loss_answer"), ".4f"),
             *_cell("held out", m.get("eval/loss"), ".4f"), *skipped,
         ]  # fmt: skip
+        yield [  # of reinforcement learning
+            *_cell("reward", mean.get("reward/total"), ".3f", "bold"),
+            *_cell("right", mean.get("rollout/correct"), ".1%"),
+            *_cell("in form", mean.get("rollout/format"), ".1%"),
+            *_cell("cut off", m.get("rollout/truncated"), ".1%"),
+            *_cell("tokens", mean.get("rollout/length"), ".0f"),
+            *_cell("no signal", m.get("rollout/zero_variance"), ".0%"),
+            *_cell("entropy", m.get("policy/entropy"), ".3f"),
+            *_cell("KL", m.get("policy/kl"), ".4f"),
+            *_cell("held out", m.get("eval/correct"), ".1%"),
+        ]
         memory = m.get("memory/device_peak_gib", m.get("memory/host_gib"))
         limit = m.get("memory/device_limit_gib")
         yield [

@@ -35,15 +35,27 @@ class Sums(NamedTuple):
       loss: Σ weight · loss over tokens, float32 `[]`; this is differentiated.
       weight: Σ weight, which depends on no parameter, `[]`.
       aux: further sums for metrics, say a loss and a count per segment.
+      maxima: metrics of which the largest is kept, as float32; −inf where there is nothing. A minimum is the negative
+        of the maximum of the negatives.
     """
 
     loss: Float[Array, ""]
     weight: Float[Array, ""]
     aux: dict[str, Array]
+    maxima: dict[str, Array] = {}  # noqa: RUF012 (a pytree, which nobody changes)
+
+    def __add__(self, other: "Sums") -> "Sums":  # type: ignore[override]
+        """Sums added, maxima compared."""
+        if not isinstance(other, Sums):  # a tuple's own + would concatenate
+            return NotImplemented
+        maxima = {name: jnp.maximum(value, other.maxima[name]) for name, value in self.maxima.items()}
+        aux = jax.tree.map(jnp.add, self.aux, other.aux)
+        return Sums(self.loss + other.loss, self.weight + other.weight, aux, maxima)
 
 
 # (params, frozen, micro_batch, key) → sums; `frozen` is any pytree that is not trained, `key` a typed random key.
 LossFn = Callable[[PyTree, PyTree, PyTree, Array], Sums]
+Empty = Callable[[PyTree], Array]  # micro_batch → whether it holds nothing, bool `[]`
 Metrics = dict[str, Array]
 
 
@@ -145,12 +157,13 @@ def make_train_step(
     *,
     accumulation: int,
     unroll: bool = False,
+    empty: Empty | None = None,
 ) -> TrainStep:
     """`step(state, frozen, batch) -> (state, metrics)`, jitted, with `state` donated.
 
     Metrics are device scalars: `loss` (mean over weighted tokens; nan for a batch without weight), `weight`,
     `grad_norm`, `grad_norm_clipped`, `update_norm` (0 if not applied), `learning_rate`, `applied` (0 or 1), and the
-    loss function's own sums. Norms are of the whole gradient, on any mesh.
+    loss function's own sums and maxima. Norms are of the whole gradient, on any mesh.
 
     Args:
       loss_fn: see `LossFn`; its key is folded from the run's key, the step and the micro-batch.
@@ -160,9 +173,11 @@ def make_train_step(
       unroll: write the micro-batches out one after another, in place of a loop. Rarely of use: for LoRA of a small
         stack of MLPs, 4 × 2 × 512 tokens on a CPU, it was as fast, compiled twice as long and took 332 MiB in place of
         115.
+      empty: micro-batches of which it says so are skipped, and cost nothing: batches of a fixed shape may then hold as
+        much or as little as there is. They add 0 to every sum, and −inf to maxima.
 
     Raises:
-      ValueError: if `accumulation` is less than 1 or not the batch's; if an aux sum has the name of a metric.
+      ValueError: if `accumulation` is less than 1 or not the batch's; if an aux sum has the name of another metric.
     """
     if accumulation < 1:
         raise ValueError(f"accumulation must be at least 1, got {accumulation}")
@@ -171,7 +186,7 @@ def make_train_step(
     def train_step(state: TrainState, frozen: PyTree, batch: PyTree, where: TrainState) -> tuple[TrainState, Metrics]:
         _check_accumulation(batch, accumulation)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl="threefry2x32"), state.step)
-        gradients, sums = _accumulate(loss_fn, state.params, frozen, batch, key, unroll=unroll)
+        gradients, sums = _accumulate(loss_fn, state.params, frozen, batch, key, unroll=unroll, empty=empty)
         gradients = _place_gradients(gradients, where)
         gradients = jax.tree.map(lambda g: g / jnp.where(sums.weight > 0, sums.weight, 1), gradients)
         norm = optax.tree.norm(gradients)
@@ -192,14 +207,16 @@ def make_train_step(
             "learning_rate": schedule(state.step),
             "applied": applied.astype(jnp.int32),
         }
-        if taken := metrics.keys() & sums.aux.keys():
-            raise ValueError(f"the loss function's aux sums have names of the step's own metrics: {sorted(taken)}")
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics | sums.aux
+        if taken := (metrics.keys() & (sums.aux | sums.maxima).keys()) | (sums.aux.keys() & sums.maxima.keys()):
+            raise ValueError(f"the loss function's metrics have names of the step's own metrics: {sorted(taken)}")
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics | sums.aux | sums.maxima
 
     return TrainStep(train_step)
 
 
-def make_eval_step(loss_fn: LossFn, *, unroll: bool = False) -> Callable[[PyTree, PyTree, PyTree], Sums]:
+def make_eval_step(
+    loss_fn: LossFn, *, unroll: bool = False, empty: Empty | None = None
+) -> Callable[[PyTree, PyTree, PyTree], Sums]:
     """`evaluate(params, frozen, batch) -> Sums`, jitted, without gradients; batch leaves `[micro-batches, rows, ...]`.
 
     The key of the loss function is always the same. Add the sums of several batches, then divide.
@@ -210,13 +227,13 @@ def make_eval_step(loss_fn: LossFn, *, unroll: bool = False) -> Callable[[PyTree
         def micro(index: Array, micro_batch: PyTree) -> Sums:
             return loss_fn(params, frozen, micro_batch, jax.random.fold_in(jax.random.key(0), index))
 
-        return _sum_over(micro, batch, unroll=unroll)
+        return _sum_over(micro, batch, unroll=unroll, empty=empty)
 
     return eval_step
 
 
 def _accumulate(
-    loss_fn: LossFn, params: PyTree, frozen: PyTree, batch: PyTree, key: Array, *, unroll: bool
+    loss_fn: LossFn, params: PyTree, frozen: PyTree, batch: PyTree, key: Array, *, unroll: bool, empty: Empty | None
 ) -> tuple[PyTree, Sums]:
     """Gradient of the summed loss in float32, and the sums, over the leading axis of the batch."""
 
@@ -228,7 +245,7 @@ def _accumulate(
         gradients, sums = jax.grad(loss, has_aux=True)(params)
         return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), sums
 
-    return _sum_over(micro, batch, unroll=unroll)
+    return _sum_over(micro, batch, unroll=unroll, empty=empty)
 
 
 def _place_gradients(gradients: PyTree, where: TrainState) -> PyTree:
@@ -250,22 +267,45 @@ def _constrain(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, found)
 
 
-def _sum_over(function: Callable[[Array, PyTree], Any], batch: PyTree, *, unroll: bool) -> Any:
-    """Σ function(i, batch[i]) over the leading axis, leaf by leaf."""
+def _sum_over(function: Callable[[Array, PyTree], Any], batch: PyTree, *, unroll: bool, empty: Empty | None) -> Any:
+    """Σ function(i, batch[i]) over the leading axis; of `Sums` the maxima are compared."""
     count = jax.tree.leaves(batch)[0].shape[0]
 
     def at(index: int) -> Any:
         return function(jnp.asarray(index), jax.tree.map(lambda x: x[index], batch))
 
-    if count == 1 or unroll:
+    if empty is None and (count == 1 or unroll):
         total = at(0)
         for index in range(1, count):
-            total = jax.tree.map(jnp.add, total, at(index))
+            total = _added(total, at(index))
         return total
-    shapes = jax.eval_shape(lambda: at(0))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    indexed = (jnp.arange(count), batch)
-    return jax.lax.scan(lambda total, x: (jax.tree.map(jnp.add, total, function(*x)), None), zeros, indexed)[0]
+    nothing = _nothing(jax.eval_shape(lambda: at(0)))
+
+    def body(total: Any, indexed: tuple[Array, PyTree]) -> tuple[Any, None]:
+        if empty is None:
+            return _added(total, function(*indexed)), None
+        return jax.lax.cond(empty(indexed[1]), lambda: total, lambda: _added(total, function(*indexed))), None
+
+    return jax.lax.scan(body, nothing, (jnp.arange(count), batch), unroll=count if unroll else 1)[0]
+
+
+def _added(total: Any, more: Any) -> Any:
+    return jax.tree.map(lambda a, b: a + b, total, more, is_leaf=lambda x: isinstance(x, Sums))
+
+
+def _nothing(shapes: Any) -> Any:
+    """What adds nothing: zeros, and −inf for the maxima of `Sums`."""
+
+    def zeros(tree: Any) -> Any:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)
+
+    def like(node: Any) -> Any:
+        if not isinstance(node, Sums):
+            return zeros(node)
+        maxima = {name: jnp.full(s.shape, -jnp.inf, s.dtype) for name, s in node.maxima.items()}
+        return Sums(*zeros(node[:3]), maxima)
+
+    return jax.tree.map(like, shapes, is_leaf=lambda x: isinstance(x, Sums))
 
 
 def _check_accumulation(batch: PyTree, accumulation: int) -> None:

@@ -12,13 +12,13 @@ not looked at: whether a model writes well is for the gate.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
 from coldforge.training.watchdog import curves, steps
 from coldforge.training.watchdog.rule import Finding, Rule, WatchdogConfig
 
-__all__ = ["RULES", "Finding", "Watchdog", "WatchdogConfig"]
+__all__ = ["RULES", "Finding", "Rule", "Watchdog", "WatchdogConfig"]
 
 RULES: tuple[type[Rule], ...] = (
     steps.NotApplied, steps.OtherNotFinite, steps.NothingTrained, steps.ZeroRate, curves.FirstLoss, curves.Spike,
@@ -28,11 +28,17 @@ RULES: tuple[type[Rule], ...] = (
 
 
 class Watchdog:
-    """All rules, and which of them spoke when."""
+    """Rules, and which of them spoke when.
 
-    def __init__(self, config: WatchdogConfig | None = None) -> None:
+    Args:
+      config: thresholds.
+      rules: other rules than `RULES`, one of a kind each, say those of reinforcement learning.
+    """
+
+    def __init__(self, config: WatchdogConfig | None = None, *, rules: Sequence[Rule] | None = None) -> None:
         self.config = WatchdogConfig() if config is None else config
-        self._rules: dict[str, Rule] = {rule.__name__: rule(self.config) for rule in RULES}
+        chosen = [rule(self.config) for rule in RULES] if rules is None else rules
+        self._rules: dict[str, Rule] = {type(rule).__name__: rule for rule in chosen}
         self._said: dict[str, list[int]] = {}  # kind → step it was last reported at, times so far
 
     def observe(self, step: int, metrics: Mapping[str, SupportsFloat]) -> list[Finding]:

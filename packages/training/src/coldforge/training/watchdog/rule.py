@@ -12,6 +12,7 @@ import numpy as np
 
 Metrics = Mapping[str, float]
 
+THRESHOLDS = ("config", "limits")  # fields of rules that are no memory
 SIGMA = 1.4826  # median absolute deviation → standard deviation, for normal noise
 
 
@@ -106,7 +107,7 @@ class WatchdogConfig:
 
 @dataclass
 class Rule:
-    """The base: what else a rule has as fields is its memory, all of it JSON."""
+    """The base: what else a rule has as fields is its memory, all of it JSON, but for `limits`, thresholds of its own."""
 
     config: WatchdogConfig
 
@@ -114,11 +115,11 @@ class Rule:
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in THRESHOLDS}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for f in dataclasses.fields(self):
-            if f.name in state and f.name != "config":
+            if f.name in state and f.name not in THRESHOLDS:
                 setattr(self, f.name, copy.deepcopy(state[f.name]))
 
 
