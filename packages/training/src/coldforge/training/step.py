@@ -303,7 +303,7 @@ def _nothing(shapes: Any) -> Any:
         if not isinstance(node, Sums):
             return zeros(node)
         maxima = {name: jnp.full(s.shape, -jnp.inf, s.dtype) for name, s in node.maxima.items()}
-        return Sums(*zeros(node[:3]), maxima)
+        return Sums(zeros(node.loss), zeros(node.weight), zeros(node.aux), maxima)
 
     return jax.tree.map(like, shapes, is_leaf=lambda x: isinstance(x, Sums))
 

@@ -107,7 +107,7 @@ class WatchdogConfig:
 
 @dataclass
 class Rule:
-    """The base: what else a rule has as fields is its memory, all of it JSON, but for `limits`, thresholds of its own."""
+    """The base: what else a rule has as fields is its memory, all of it JSON. `limits` are thresholds of its own."""
 
     config: WatchdogConfig
 
