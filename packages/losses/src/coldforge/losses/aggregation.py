@@ -20,7 +20,7 @@ class Aggregation(NamedTuple):
     """Weights and denominator of one update.
 
     Attributes:
-      weights: what each counted token of a sample weighs, float32 `[samples]`.
+      weights: what each token of a sample weighs, float64 `[samples]`; 0 for samples that are not trained.
       denominator: what the sum of all weighted losses is divided by. 0 if no sample counts.
     """
 
@@ -79,7 +79,7 @@ def aggregation_weights(
     else:
         per_token = np.full(lengths.shape, 1.0 if length is None else 1 / length)
     denominator = lengths[count].sum() if kind == "token" else count.sum()
-    return Aggregation(np.where(weigh, per_token, 0).astype(np.float32), float(denominator))
+    return Aggregation(np.where(weigh, per_token, 0.0), float(denominator))
 
 
 def _mask(name: str, mask: np.ndarray, exists: np.ndarray) -> np.ndarray:

@@ -42,10 +42,10 @@ def ratios(
     log_ratio = jnp.where(mask, logprobs - old_logprobs, 0)
     if kind != "token":
         mean = jnp.where(mask, sequence_means(log_ratio, mask, segment_ids), 0)
-        own = jnp.where(mask, logprobs, 0)
-        log_ratio = mean if kind == "sequence" else jax.lax.stop_gradient(mean - own) + own
-        # x − sg(x) is 0 only if nothing rounds: (mean − own) + own may be off by half a digit, so set the value.
-        log_ratio = log_ratio + jax.lax.stop_gradient(mean - log_ratio)
+        log_ratio = mean
+        if kind == "sequence_token":  # own − own is exactly 0, and has the token's gradient
+            own = jnp.where(mask, logprobs, 0)
+            log_ratio = jax.lax.stop_gradient(mean) + (own - jax.lax.stop_gradient(own))
     return jnp.exp(jnp.clip(log_ratio, -limit, limit))
 
 

@@ -196,7 +196,7 @@ def policy_loss(
 
     def counted(x: Array) -> Array:
         """Where nothing counts, 0: nan there must reach neither a sum nor a gradient."""
-        return jnp.where(mask, x, 0).astype(jnp.promote_types(x.dtype, jnp.float32))
+        return _real(jnp.where(mask, x, 0))
 
     new = counted(logprobs)
     fixed = jax.lax.stop_gradient(new)
@@ -232,6 +232,11 @@ def policy_loss(
     return PolicyTerms(jnp.asarray(loss.total), found.means, found.maxima, found.minima)
 
 
+def _real(x: Array) -> Array:
+    """In float32 or wider; of bools the share."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class _Metrics(NamedTuple):
     """What has been measured so far; nothing in it has a gradient."""
 
@@ -240,7 +245,7 @@ class _Metrics(NamedTuple):
     minima: dict[str, Array]
 
     def mean(self, name: str, values: Array, mask: Array) -> None:
-        self.means[name] = weighted_sum(jax.lax.stop_gradient(values.astype(jnp.float32)), mask)
+        self.means[name] = weighted_sum(jax.lax.stop_gradient(_real(values)), mask)
 
     def extremes(self, name: str, values: Array, mask: Array, *, least: bool = True) -> None:
         values = jax.lax.stop_gradient(values)
