@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coldforge.rewards import Equality, MathPool, Pair, equal_many
+from coldforge.rewards import Equality, Pair, equal_many
 
 # Verdict, right answer, answer, options, and why where it is not plain.
 LINES = (Path(__file__).parent / "cases.tsv").read_text(encoding="utf-8").splitlines()
@@ -14,17 +14,16 @@ CASES = [case + ["{}"] * (4 - len(case)) for case in CASES]
 
 
 @pytest.fixture(scope="module")
-def verdicts():
+def verdicts(pool):
     """All cases with the same options are compared in one call, as a run does."""
     found = {}
-    with MathPool(workers=2, seconds=20) as pool:
-        for options in {case[3] for case in CASES}:
-            settings = json.loads(options)
-            kind, choices = settings.pop("kind", "auto"), settings.pop("choices", ())
-            rows = [case for case in CASES if case[3] == options]
-            pairs = [Pair(answer, gold, kind, choices) for _, gold, answer, *_ in rows]
-            for row, compared in zip(rows, equal_many(pairs, Equality(**settings), pool), strict=True):
-                found[tuple(row[:4])] = compared.verdict
+    for options in {case[3] for case in CASES}:
+        settings = json.loads(options)
+        kind, choices = settings.pop("kind", "auto"), settings.pop("choices", ())
+        rows = [case for case in CASES if case[3] == options]
+        pairs = [Pair(answer, gold, kind, choices) for _, gold, answer, *_ in rows]
+        for row, compared in zip(rows, equal_many(pairs, Equality(**settings), pool), strict=True):
+            found[tuple(row[:4])] = compared.verdict
     return found
 
 

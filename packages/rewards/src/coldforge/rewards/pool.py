@@ -279,6 +279,9 @@ def _serve(state: _State) -> None:
             continue
         start = time.monotonic()
         try:
+            if worker is not None and worker.process.poll() is not None:  # it was ended while it was idle
+                worker.end()
+                worker = None
             worker = worker or _Worker(state)
             start = time.monotonic()
             outcome = worker.ask(payload)
@@ -295,7 +298,10 @@ def _serve(state: _State) -> None:
 
 
 def _death(worker: _Worker, took: float) -> Outcome:
-    code = worker.process.poll()
+    try:
+        code = worker.process.wait(1)  # the socket is closed a moment before the process is gone
+    except subprocess.TimeoutExpired:
+        code = None
     setup = worker.state.setup
     said = worker.end()
     last = said.splitlines()[-1] if said else ""
