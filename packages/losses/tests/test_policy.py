@@ -147,6 +147,7 @@ CONFIGS = {
         correction="mask", correction_level="sequence", correction_max=1.5, off_policy_limit=0.3,
     ),
 }  # fmt: skip
+run_everything = jax.jit(lambda batch: terms_and_gradient(batch, CONFIGS["everything"]))
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
@@ -254,10 +255,9 @@ def test_packed_is_unpacked_and_masked_is_the_subset(samples, config):
 def test_micro_batches_add_up_to_the_whole(samples, kind):
     config, found = CONFIGS["everything"], aggregation_weights(LENGTHS, kind, length=9 if kind == "constant" else None)
     batch, _ = packed(samples, found.weights, rows=3)
-    run = jax.jit(lambda b: terms_and_gradient(b, config))
-    parts = [run({key: value[r : r + 1] for key, value in batch.items()}) for r in range(3)]
+    parts = [run_everything({key: value[r : r + 1] for key, value in batch.items()}) for r in range(3)]
     together = reduce(lambda a, b: a + b, [terms for terms, _ in parts])
-    whole, gradient = run(batch)
+    whole, gradient = run_everything(batch)
     for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(np.concatenate([of_part for _, of_part in parts]), gradient, atol=1e-12)
@@ -266,16 +266,13 @@ def test_micro_batches_add_up_to_the_whole(samples, kind):
 
 
 def test_the_same_on_eight_devices(samples):
-    config, weights = CONFIGS["everything"], aggregation_weights(LENGTHS, "token").weights
-    batch, _ = packed(samples, weights, rows=8)
+    batch, _ = packed(samples, aggregation_weights(LENGTHS, "token").weights, rows=8)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     arrays = {k: jnp.asarray(v, jnp.int32 if k == "segment_ids" else jnp.float32) for k, v in batch.items()}
     split = {k: jax.device_put(v, NamedSharding(mesh, P("data"))) for k, v in arrays.items()}
-
-    run = jax.jit(lambda b: terms_and_gradient(b, config))
-    one = run(arrays)
+    one = run_everything(arrays)
     with jax.set_mesh(mesh):
-        eight = run(split)
+        eight = run_everything(split)
     for a, b in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
