@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coldforge.modeling import Gemma3, cache_bytes, gemma3_1b, gemma3_270m, init_cache
-from coldforge.modeling.cache import EMPTY, visible, write_slots
+from coldforge.modeling.cache import EMPTY, quantize, visible, write_slots
 
 SEQ, LENGTH, WINDOW = 40, 48, 8
 ATOL = 2e-5  # sums in another order
@@ -175,6 +175,23 @@ def test_bfloat16_decodes_as_it_recomputes(config, make_model, run, texts):
     assert abs(difference).mean() < 0.01
 
 
+def test_int8_decodes_nearly_as_it_recomputes(config, run, model, texts, whole):
+    cache, outputs = empty(config, dtype=jnp.int8), []
+    for tokens, positions in pieces(texts, [20] + [1] * 10):
+        hidden, cache = run(model, tokens, positions, cache=cache)
+        outputs.append(np.asarray(hidden))
+    difference = np.concatenate(outputs, axis=1) - whole(texts)[:, :30]
+    assert {x.dtype for x in jax.tree.leaves((cache.keys, cache.values))} == {jnp.dtype(jnp.int8), jnp.dtype("float32")}
+    assert 0 < abs(difference).max() < 0.1  # states are about 1 in size
+    assert abs(difference).mean() < 0.01
+
+
+def test_int8_codes_by_example():
+    codes, scale = quantize(jnp.array([[0.5, -1.0], [0.0, 0.0]]))
+    assert codes.tolist() == [[64, -127], [0, 0]]
+    np.testing.assert_allclose(scale, [1 / 127, 0])
+
+
 # --- starting rows
 
 
@@ -238,7 +255,7 @@ def test_rows_can_be_copied_for_several_samples(config, feed, whole, texts):
 # --- size and places
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
 @pytest.mark.parametrize(("rows", "length"), [(3, LENGTH), (1, 6)])
 def test_cache_bytes_are_the_bytes_of_its_arrays(config, rows, length, dtype):
     arrays = jax.tree.leaves(init_cache(config, rows, length, dtype=dtype))

@@ -20,6 +20,7 @@ from coldforge.modeling import (
     gemma3_270m,
     init_cache,
     lora_state,
+    quantized,
     set_lora,
 )
 from coldforge.modeling.lora import TARGETS
@@ -68,7 +69,6 @@ def test_a_fresh_adapter_changes_no_bit(make_model, run, dtype):
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])
 def test_a_fresh_adapter_changes_no_bit_of_a_quantised_base(model, run, quantize):
-    """A base alone cannot be quantised here: compare with one whose adapters sit on other modules."""
     few, many = (adapted(model, quantize=quantize, targets=targets) for targets in (("q_einsum",), TARGETS))
     np.testing.assert_array_equal(run(few, TOKENS), run(many, TOKENS))
 
@@ -125,6 +125,26 @@ def test_hidden_states_of_a_quantised_base_stay_near(model, run, quantize, mean)
     expected = np.asarray(run(model, TOKENS))
     hidden = np.asarray(run(adapted(model, quantize=quantize), TOKENS))
     assert 0 < abs(hidden - expected).mean() < mean * abs(expected).mean()
+
+
+def test_a_model_is_quantised_under_its_adapter(model, run):
+    tuned = adapted(model)
+    set_lora(tuned, randomised(lora_state(tuned)))
+    small = quantized(tuned)
+    other = adapted(model, quantize="int8")
+    set_lora(other, lora_state(tuned))
+    np.testing.assert_array_equal(run(small, TOKENS), run(other, TOKENS))
+    assert small.embedder.input_embedding.get_value() is tuned.embedder.input_embedding.get_value()
+    assert tuned.lora.quantize is None  # as it was
+    assert (small.lora.rank, small.lora.quantize) == (4, "int8")
+    with pytest.raises(ValueError, match="quantised already"):
+        quantized(small)
+
+
+def test_a_model_without_adapter_is_quantised(model, run):
+    small = quantized(model)
+    assert small.lora is None
+    np.testing.assert_array_equal(run(small, TOKENS), run(adapted(model, quantize="int8"), TOKENS))
 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])

@@ -1,6 +1,6 @@
 """One of two processes that sample from one model (started by test_generation.py): PORT RANK OUT. Writes OUT/RANK.npz.
 
-Each process has two devices; the rows of the batch and the weights are split over all four.
+Each process has two devices; four slots, for six samples, and the weights are split over all four.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from conftest import CONFIG
 
 from coldforge.modeling import init_model, make_mesh
-from coldforge.rollout import SamplingParams, generate
+from coldforge.rollout import Engine, EngineConfig, Request, SamplingParams
 
 
 def main(port: str, rank: int, out: Path) -> None:
@@ -21,8 +21,10 @@ def main(port: str, rank: int, out: Path) -> None:
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
     model = init_model(CONFIG, seed=3, mesh=make_mesh(fsdp=2, tensor=2))
     prompts = [np.arange(2, 2 + size) for size in (3, 30, 11)]
-    params = SamplingParams(max_new_tokens=12, seed=11, stop_ids=(7,))
-    found = [sample for samples in generate(model, prompts, params, n=2) for sample in samples]
+    params = SamplingParams(max_new_tokens=12, stop_ids=(7,))
+    engine = Engine(model, params, EngineConfig(max_prompt_tokens=32, slots=4))
+    groups = dict(engine.run([Request(i, prompt, n=2, seed=11) for i, prompt in enumerate(prompts)]))
+    found = [sample for i in range(len(prompts)) for sample in groups[i]]
     np.savez(out / f"{rank}.npz", *[sample.tokens for sample in found])
 
 

@@ -14,7 +14,6 @@ from flax import nnx
 
 from coldforge.modeling import LoraConfig, add_lora, init_model, lora_state, make_mesh, set_lora
 from coldforge.rollout import Sample, SamplingParams, batcher, generate, generation, programs, stream
-from coldforge.rollout.packing import pack_rows
 
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0, stop_ids=())
 RANDOM = SamplingParams(max_new_tokens=20, seed=11, stop_ids=())
@@ -198,13 +197,6 @@ def test_bad_prompts_are_named_before_any_work(model, monkeypatch, prompts, matc
 def test_n_must_be_positive(model):
     with pytest.raises(ValueError, match="n must be at least 1"):
         generate(model, PROMPTS, GREEDY, n=0)
-
-
-@pytest.mark.parametrize(("sizes", "width"), [([5, 3, 2], 5), ([1] * 10, 4), ([7, 7, 7], 7), ([4, 4, 2, 2, 1], 6)])
-def test_packs_hold_every_text_once_and_fit(sizes, width):
-    packs = pack_rows(sizes, width)
-    assert sorted(flat(packs)) == list(range(len(sizes)))
-    assert all(sum(sizes[i] for i in pack) <= width for pack in packs)
 
 
 def test_two_processes_sample_what_one_does(model, tmp_path):

@@ -16,7 +16,7 @@ from coldforge.modeling.config import (
 from coldforge.modeling.identity import fingerprint
 from coldforge.modeling.init import abstract_model, init_model, model_mesh
 from coldforge.modeling.load import load
-from coldforge.modeling.lora import LoraConfig, add_lora, lora_state, set_lora
+from coldforge.modeling.lora import LoraConfig, add_lora, lora_state, quantized, set_lora
 from coldforge.modeling.model import Gemma3
 from coldforge.modeling.peft import load_peft, peft_config, save_peft, with_peft
 from coldforge.modeling.save import save_hf
@@ -53,6 +53,7 @@ __all__ = [
     "named_sharding",
     "partition_spec",
     "peft_config",
+    "quantized",
     "save_checkpoint",
     "save_hf",
     "save_peft",

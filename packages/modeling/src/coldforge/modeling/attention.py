@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling import short_rows
+from coldforge.modeling.cache import Quantized
 from coldforge.modeling.sharding import current_platform
 from coldforge.modeling.splash import attend_splash
 
@@ -73,8 +74,8 @@ def attend(
 
 def attend_cached(
     q: Float[Array, "batch new heads head_dim"],
-    keys: list[Float[Array, "batch kv_heads _ head_dim"]],
-    values: list[Float[Array, "batch kv_heads _ head_dim"]],
+    keys: list[Float[Array, "batch kv_heads _ head_dim"] | Quantized],
+    values: list[Float[Array, "batch kv_heads _ head_dim"] | Quantized],
     masks: list[Bool[Array, "batch new _"]],
 ) -> Float[Array, "batch new heads head_dim"]:
     """Softmax attention over the concatenation of several key/value stores, without concatenating them.
@@ -83,24 +84,31 @@ def attend_cached(
     sees key s of store i.
     """
     batch, new, _, head_dim = q.shape
-    kv_heads = keys[0].shape[1]
+    first = keys[0]
+    kv_heads = (first.codes if isinstance(first, Quantized) else first).shape[1]
     # The queries of a key/value head as rows of one product: [batch, kv_heads, group * new, head_dim]. Spelt as einsums
     # over five dimensions XLA:CPU transposes the cache instead (10.4 against 0.8 ms for 128 rows x 256 slots).
     rows = q.reshape(batch, new, kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, head_dim)
 
     def score(key, mask):
-        scores = jnp.einsum("bkqh,bksh->bkqs", rows, key, preferred_element_type=jnp.float32)
-        scores = jnp.where(mask[:, None, None], scores.reshape(batch, kv_heads, -1, new, key.shape[2]), MASKED)
-        return scores.reshape(batch, kv_heads, -1, key.shape[2])
+        if isinstance(key, Quantized):
+            scores = jnp.einsum("bkqh,bksh->bkqs", rows, key.codes.astype(q.dtype), preferred_element_type=jnp.float32)
+            scores = scores * key.scale[:, :, None]
+        else:
+            scores = jnp.einsum("bkqh,bksh->bkqs", rows, key, preferred_element_type=jnp.float32)
+        by_head = scores.reshape(batch, kv_heads, -1, new, scores.shape[-1])
+        return jnp.where(mask[:, None, None], by_head, MASKED).reshape(scores.shape)
+
+    def mix(weights, value):
+        if isinstance(value, Quantized):
+            weights, value = weights * value.scale[:, :, None], value.codes.astype(q.dtype)
+        return jnp.einsum("bkqs,bksh->bkqh", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
 
     scores = [score(key, mask) for key, mask in zip(keys, masks, strict=True)]
     high = functools.reduce(jnp.maximum, [s.max(axis=-1, keepdims=True) for s in scores])
     weights = [jnp.exp(s - high) for s in scores]
     total = sum(w.sum(axis=-1, keepdims=True) for w in weights)
-    parts = [
-        jnp.einsum("bkqs,bksh->bkqh", (w / total).astype(value.dtype), value, preferred_element_type=jnp.float32)
-        for w, value in zip(weights, values, strict=True)
-    ]
+    parts = [mix(w / total, value) for w, value in zip(weights, values, strict=True)]
     out = functools.reduce(jnp.add, parts).astype(q.dtype).reshape(batch, kv_heads, -1, new, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(q.shape)
 

@@ -2,6 +2,7 @@
 
     model = add_lora(model, LoraConfig(rank=64), rngs=nnx.Rngs(0))   # shares the base's arrays
     adapter = lora_state(model)                                      # what is trained and stored
+    fast = quantized(model)                                          # int8 weights under the same adapter
     set_lora(model, other)                                           # same base, another adapter
 
 Output of a target: `x W + (x A B) alpha / rank` (Hu et al., arXiv 2106.09685, section 4.1), A random, B zero, so a
@@ -69,8 +70,14 @@ def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
     """
     if model.lora is not None:
         raise ValueError("the model has LoRA adapters already; use set_lora to exchange them, or start from the base")
-    adapted = _trace(model, _rules(model, config))
+    adapted = _adapted(model, config, config.targets, rngs)
     adapted.lora = config
+    return adapted
+
+
+def _adapted(model: Gemma3, config: LoraConfig, targets: tuple[str, ...], rngs: nnx.Rngs) -> Gemma3:
+    """Adapters on `targets` (maybe none), and all projections quantised if `config` says so."""
+    adapted = _trace(model, _rules(model, config, targets))
     mesh = model_mesh(model)
     values = dict(nnx.to_flat_state(nnx.state(model)))
     for path, module in nnx.iter_modules(adapted):
@@ -90,6 +97,30 @@ def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
                 values[*path, name, "array", part] = variable
     nnx.update(adapted, nnx.from_flat_state(values))
     return adapted
+
+
+def quantized(model: Gemma3, kind: Literal["int8", "nf4"] = "int8") -> Gemma3:
+    """The model with the weights of all six projections as int8 or nf4; every other array is shared.
+
+    An adapter stays what it is: for sampling fast from weights that are trained on a finer base.
+
+    Raises:
+      ValueError: if the weights are quantised already.
+    """
+    if any(not isinstance(getattr(m, m.weight_name), nnx.Variable) for m in _projection_modules(model)):
+        raise ValueError("the weights are quantised already")
+    base = nnx.merge(*nnx.split(model))
+    base.lora = None
+    for module in _projection_modules(base):
+        if module.lora_scale is not None:
+            delattr(module, module.weight_name + "_lora_a")
+            delattr(module, module.weight_name + "_lora_b")
+            module.lora_scale = None
+    if model.lora is None:
+        return _adapted(base, LoraConfig(quantize=kind), (), nnx.Rngs(0))
+    result = add_lora(base, dataclasses.replace(model.lora, quantize=kind), rngs=nnx.Rngs(0))
+    set_lora(result, lora_state(model))
+    return result
 
 
 def lora_state(model: Gemma3) -> nnx.State:
@@ -142,13 +173,17 @@ def _projections(model: Gemma3) -> list[str]:
     return [path for path in paths if path.rsplit("/", 1)[-1] in TARGETS]
 
 
-def _rules(model: Gemma3, config: LoraConfig) -> list[Any]:
+def _projection_modules(model: Gemma3) -> list[Einsum | Linear]:
+    return [module for _, module in nnx.iter_modules(model) if isinstance(module, Einsum | Linear)]
+
+
+def _rules(model: Gemma3, config: LoraConfig, targets: tuple[str, ...]) -> list[Any]:
     """Rules for qwix: one for LoRA per target module, a plain one for quantising each of the other projections."""
     import qwix  # 0.3 s: not for those who only load a model
 
     paths = _projections(model)
-    targeted = {p for p in paths for t in config.targets if re.fullmatch(t, p) or re.fullmatch(t, p.rsplit("/", 1)[-1])}
-    for target in config.targets:
+    targeted = {p for p in paths for t in targets if re.fullmatch(t, p) or re.fullmatch(t, p.rsplit("/", 1)[-1])}
+    for target in targets:
         if not any(re.fullmatch(target, p) or re.fullmatch(target, p.rsplit("/", 1)[-1]) for p in paths):
             raise ValueError(f"LoRA target {target!r} matches no module; there are {', '.join(TARGETS)} in each layer")
     rules: list[Any] = []

@@ -24,13 +24,16 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
-from coldforge.modeling.cache import CachedLayer, KVCache, plan_steps
+from coldforge.modeling.cache import CachedLayer, KVCache, Quantized, plan_steps
 from coldforge.modeling.config import Gemma3Config, LayerType
 from coldforge.modeling.projections import Einsum, Linear, param, project
 from coldforge.modeling.sharding import constrain
 
 if TYPE_CHECKING:
     from coldforge.modeling.lora import LoraConfig
+
+
+type Stored = Array | Quantized  # keys or values of a layer in its cache
 
 
 class Rotary(NamedTuple):
@@ -104,7 +107,7 @@ class Attention(nnx.Module):
         segment_ids: Array,
         cached: CachedLayer | None = None,
         local: Bool[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "batch seq embed"], tuple[Array, Array] | None]:
+    ) -> tuple[Float[Array, "batch seq embed"], tuple[Stored, Stored] | None]:
         """The attention output and, with a cache, the layer's keys and values with the new ones in them.
 
         `local` decides at run time, in place of the module's own kind, whether the window applies.
@@ -183,7 +186,7 @@ class Layer(nnx.Module):
         segment_ids: Array,
         cached: CachedLayer | None = None,
         local: Bool[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "batch seq embed"], tuple[Array, Array] | None]:
+    ) -> tuple[Float[Array, "batch seq embed"], tuple[Stored, Stored] | None]:
         attended, store = self.attn(self.pre_attention_norm(x), rotary, segment_ids, cached, local)
         x = x + self.post_attention_norm(attended)
         return x + self.post_ffw_norm(self.mlp(self.pre_ffw_norm(x))), store

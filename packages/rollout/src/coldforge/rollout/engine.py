@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from coldforge.modeling import Gemma3, model_mesh, set_lora, with_params
+from coldforge.modeling import Gemma3, model_mesh, quantized, set_lora, with_params
 from coldforge.rollout.batcher import Batch, Stats
 from coldforge.rollout.requests import Group, Request, Work, check_request
 from coldforge.rollout.sampling import SamplingParams
@@ -39,16 +39,21 @@ class EngineConfig:
       memory_gib: what the engine may take on each device beside the weights, while it runs; None is 70 % of what is
         free, or 2 where the device does not say (CPU).
       prefill_chunk: tokens of one prefill call.
-      kv: dtype of keys and values in caches; "model" is that of the weights.
+      kv: how caches hold keys and values: "model" as the model computes them, "bf16", or "int8" with a scale for each
+        token and head.
+      weights: "model" samples from the model's own weights, "int8" from a copy of its projections in int8, under the
+        same adapter. With either int8 the log-probabilities are those of another model than the one that is trained:
+        the README says how far off they are; correct for it (truncated importance sampling).
       shrink: as the queue runs dry, go on in programs of fewer rows.
     """
 
     max_prompt_tokens: int
     max_new_tokens: int | None = None
     slots: int | None = None
-    memory_gib: float | None = None
+    memory_gib: float | int | None = None
     prefill_chunk: int = 2048
-    kv: Literal["model", "bf16"] = "model"
+    kv: Literal["model", "bf16", "int8"] = "model"
+    weights: Literal["model", "int8"] = "model"
     shrink: bool = True
 
     def __post_init__(self) -> None:
@@ -56,15 +61,18 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        if self.kv not in ("model", "bf16"):
-            raise ValueError(f"kv must be 'model' or 'bf16', got {self.kv!r}")
+        if self.kv not in ("model", "bf16", "int8"):
+            raise ValueError(f"kv must be 'model', 'bf16' or 'int8', got {self.kv!r}")
+        if self.weights not in ("model", "int8"):
+            raise ValueError(f"weights must be 'model' or 'int8', got {self.weights!r}")
 
 
 class Engine:
     """Samples from one model, for as many runs as wanted.
 
     Args:
-      model: with or without LoRA, on a mesh or not. Its arrays are shared, not copied; it is not changed.
+      model: with or without LoRA, on a mesh or not. Its arrays are shared, not copied; it is not changed, nor does a
+        later change of it (`set_lora`) reach the engine: that is what `use` is for.
       params: how to sample.
       config: what the engine is built for.
 
@@ -97,13 +105,14 @@ class Engine:
             prompt_tokens=config.max_prompt_tokens,
             length=round_up(tokens, 64),
             dtype=model.dtype,
-            kv=model.dtype if config.kv == "model" else jnp.bfloat16,
+            kv={"model": model.dtype, "bf16": jnp.bfloat16, "int8": jnp.int8}[config.kv],
             mesh=model_mesh(model),
             prefill_chunk=config.prefill_chunk,
         )
         slots = slots_in(config.memory_gib, demand) if config.slots is None else config.slots
         self.sizes = make_sizes(demand, slots=slots, shrink=config.shrink)
-        self._graph, self._weights = nnx.split(model)
+        self._graph, weights = nnx.split(quantized(model) if config.weights == "int8" else model)
+        self._weights = _own(weights)
         log.info("%s", describe(self.sizes))
 
     @property
@@ -119,7 +128,7 @@ class Engine:
         Raises:
           ValueError: if names, shapes or dtypes differ from the model's; the message lists them.
         """
-        model = nnx.merge(self._graph, self._weights)
+        model = nnx.merge(self._graph, _own(self._weights))
         if model.lora is not None:
             set_lora(model, jax.tree.map(jnp.copy, weights))
         else:
@@ -168,3 +177,8 @@ class Engine:
                 max_new_tokens=self._new,
                 limit=self.params.max_new_tokens,
             )
+
+
+def _own(weights: nnx.State) -> nnx.State:
+    """The same arrays in variables of their own: `nnx.update` changes variables in place, wherever they are shared."""
+    return jax.tree.map(lambda x: x, weights)

@@ -39,7 +39,7 @@ class Request:
       prompt: token ids.
       n: how many samples.
       seed: same seed and same prompt, same samples. Two requests with one prompt want two seeds.
-      max_new_tokens: ends this request's samples; None takes that of the sampling parameters.
+      max_new_tokens: ends this request's samples, or (a sequence) each of them; None takes that of the parameters.
       first: number of the first sample: `n=2, first=4` are samples 4 and 5 of what `n=6` gives.
     """
 
@@ -47,7 +47,7 @@ class Request:
     prompt: Prompt
     n: int = 1
     seed: int = 0
-    max_new_tokens: int | None = None
+    max_new_tokens: int | Sequence[int] | None = None
     first: int = 0
 
 
@@ -65,7 +65,7 @@ class Work(NamedTuple):
     prompt: np.ndarray  # int32
     n: int
     seed: int
-    limit: int  # most new tokens
+    limits: Sequence[int]  # most new tokens of each sample
     first: int
 
 
@@ -92,9 +92,13 @@ def check_request(request: Request, *, vocab: int, max_prompt_tokens: int, max_n
     if not 0 <= request.seed < 2**32:
         raise ValueError(f"the seed of {name} must be in [0, 2**32), got {request.seed}")
     new = limit if request.max_new_tokens is None else request.max_new_tokens
-    if not 1 <= new <= max_new_tokens:
-        raise ValueError(f"{name} asks for {new} new tokens; the engine's caches hold 1 to {max_new_tokens}")
-    return Work(request.id, prompt, request.n, request.seed, new, request.first)
+    limits = [new] * request.n if isinstance(new, int) else list(new)
+    if len(limits) != request.n or not all(1 <= one <= max_new_tokens for one in limits):
+        raise ValueError(
+            f"{name} asks for max_new_tokens={new}; it must be 1 to {max_new_tokens} (what the caches hold), or "
+            f"{request.n} such numbers"
+        )
+    return Work(request.id, prompt, request.n, request.seed, limits, request.first)
 
 
 def check_prompt(prompt: Any, vocab: int, name: str) -> np.ndarray:

@@ -48,7 +48,12 @@ class Demand:
     @property
     def devices(self) -> int:
         """Devices that share the rows of a batch."""
-        return row_devices(self.mesh)
+        return 1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    @property
+    def platform(self) -> str:
+        """What programs are compiled for."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
 
     @property
     def store_length(self) -> int:
@@ -98,11 +103,11 @@ class Sizes:
 
 def make_sizes(demand: Demand, *, slots: int, shrink: bool) -> Sizes:
     """Sizes for so many slots, rounded up to what the devices and XLA take well."""
-    slots = row_count(slots, demand.dtype, demand.devices)
+    slots = row_count(slots, demand)
     return Sizes(
         demand=demand,
         slots=slots,
-        buckets=row_buckets(slots, demand.devices) if shrink else (slots,),
+        buckets=row_buckets(slots, demand) if shrink else (slots,),
         store_rows=round_up(min(STORE_ROWS, slots), demand.devices),
         prefill_shapes=tuple(prefill_shapes(demand.store_length, demand.prefill_chunk, demand.devices)),
         entries=min(ENTRIES, slots),
@@ -122,7 +127,7 @@ def describe(sizes: Sizes) -> str:
     )
 
 
-def slots_in(memory_gib: float | None, demand: Demand) -> int:
+def slots_in(memory_gib: float | int | None, demand: Demand) -> int:
     """Slots, over all devices, that a budget per device holds.
 
     Raises:
@@ -136,7 +141,7 @@ def slots_in(memory_gib: float | None, demand: Demand) -> int:
             f"GiB, the prompts {demand.once_bytes / GIB:.3f}; raise memory_gib, lower max_new_tokens or prefill_chunk, "
             "or split the weights over more devices"
         )
-    return demand.devices * min(fit if fit < 8 else fit // 8 * 8, 128 if jax.default_backend() == "cpu" else 256)
+    return demand.devices * min(fit if fit < 8 else fit // 8 * 8, 128 if demand.platform == "cpu" else 256)
 
 
 def ways(mesh: Mesh | None, dimension: int) -> int:
@@ -156,25 +161,24 @@ def free_gib() -> float:
     return 0.7 * free / GIB
 
 
-def row_devices(mesh: Mesh | None) -> int:
-    """Devices that share the rows of a batch."""
-    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-
-
-def row_count(rows: int, dtype: Any, devices: int) -> int:
+def row_count(rows: int, demand: Demand) -> int:
     """Rows that a program is compiled for: a few sizes, divisible by the devices that share them."""
     if rows > 8:
         rows = round_up(rows, 8)
-    elif dtype == jnp.bfloat16 and jax.default_backend() == "cpu":
+    elif demand.dtype == jnp.bfloat16 and demand.platform == "cpu":
         rows = 8  # XLA:CPU multiplies fewer bf16 rows more than ten times slower than 8
-    return round_up(rows, devices)
+    return round_up(rows, demand.devices)
 
 
-def row_buckets(slots: int, devices: int) -> tuple[int, ...]:
-    """Numbers of rows to shrink to as a queue runs dry: `row_buckets(64, 1)` is (64, 48, 32, 24, 16, 8)."""
+def row_buckets(slots: int, demand: Demand) -> tuple[int, ...]:
+    """Numbers of rows to shrink to as a queue runs dry: for 64 slots (64, 48, 32, 24, 16, 8) on a CPU.
+
+    Each is a program to compile. On a CPU, where a step costs what its rows cost (270M in float32: 50 ms for 8, 153 for
+    64), steps of a quarter pay; elsewhere a step costs the weights' reading too, and compiling takes longer: halves.
+    """
     found = [slots]
-    for eighths in (6, 4, 3, 2, 1):
-        rows = round_up(max(8, slots * eighths // 8), max(8, devices))
+    for eighths in (6, 4, 3, 2, 1) if demand.platform == "cpu" else (4, 2, 1):
+        rows = round_up(max(8, slots * eighths // 8), max(8, demand.devices))
         if rows < found[-1]:
             found.append(rows)
     return tuple(found)
