@@ -15,6 +15,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -51,7 +52,8 @@ def lower(args: argparse.Namespace) -> jax.stages.Lowered:
     state = training.abstract_state(view.params, optimizer, shard_optimizer="data" if args.zero else None)
     shape = (args.accumulation, args.batch, args.seq)
     sharding = modeling.named_sharding((None, "batch", None), shape, mesh)
-    batch = TokenBatch(*(jax.ShapeDtypeStruct(shape, d, sharding=sharding) for d in ("i4", "i4", "i4", "f4", "u1")))
+    arrays: list[Any] = [jax.ShapeDtypeStruct(shape, d, sharding=sharding) for d in ("i4", "i4", "i4", "f4", "u1")]
+    batch = TokenBatch(*arrays)
     with jax.set_mesh(mesh):
         return step.lower(state, view.frozen, batch)
 
@@ -69,7 +71,9 @@ def main() -> None:
     parser.add_argument("--zero", action="store_true", help="split the optimizer state over data")
     parser.add_argument("--remat", default="block")
     parser.add_argument("--layers", default="auto")
-    parser.add_argument("--chunk", type=int, default=512, help="tokens whose logits exist at a time")
+    parser.add_argument(
+        "--chunk", type=int, default=None, help="tokens whose logits exist at a time; default: by platform"
+    )
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--quantize", choices=["int8", "nf4"])
     parser.add_argument("--full", action="store_true", help="train every parameter")
@@ -83,12 +87,12 @@ def main() -> None:
     traced = time.perf_counter()
     compiled = lowered.compile()
     done, busy = time.perf_counter(), time.process_time() - busy
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text() or ""
     if args.save:
         args.save.write_text(text)
     cost = estimate(hlo.parse(text))
     gib = {name: getattr(memory, f"{name}_size_in_bytes") / 2**30 for name in ("argument", "temp", "output", "alias")}
-    collectives = collections.Counter()
+    collectives: collections.Counter[str] = collections.Counter()
     for one, times in cost.collectives:
         collectives[one.kind] += times
     result = {name: value for name, value in vars(args).items() if name not in ("top", "save")}
@@ -99,7 +103,7 @@ def main() -> None:
     result |= {"trace_s": round(traced - start, 1), "compile_s": round(done - traced, 1), "cpu_s": round(busy, 1)}
     print(json.dumps(result))
 
-    dearest = collections.Counter()
+    dearest: collections.Counter[tuple[str, str]] = collections.Counter()
     for op in cost.ops:
         where = re.sub(r"jit\(\w+\)/|eval_jaxpr/|checkpoint/|closed_call/", "", op.op_name)
         dearest[op.shape, where] += op.cycles

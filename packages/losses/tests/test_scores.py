@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from coldforge.losses import token_scores
+from coldforge.losses import chunks, token_scores
 
 EVERYTHING = {"entropy_grad": True, "logsumexp": True}
 
@@ -406,3 +406,12 @@ def test_no_tokens_are_refused(problem):
     _, embedding, _, _ = problem.arrays()
     with pytest.raises(ValueError, match="at least one token"):
         token_scores(jnp.zeros((0, 4, 6)), embedding, jnp.zeros((0, 4), int))
+
+
+def test_sums_as_products_are_the_same_sums(monkeypatch):
+    """What runs on a TPU, where sums over the vocabulary are products with ones."""
+    x = jnp.exp(-jnp.arange(2.0 * 3000).reshape(2, 3000) / 300)
+    plain = chunks._over_vocab(x)
+    monkeypatch.setattr(chunks, "platform", lambda: "tpu")
+    np.testing.assert_allclose(chunks._over_vocab(x), plain, rtol=1e-5)
+    np.testing.assert_allclose(plain, np.asarray(x, np.float64).sum(axis=1), rtol=1e-5)

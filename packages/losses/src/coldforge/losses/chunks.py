@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from coldforge.losses.shards import Placement
+from coldforge.losses.shards import Placement, platform
 
 
 class Wanted(NamedTuple):
@@ -169,6 +169,18 @@ def _product(letters: str, x: Array, y: Array) -> Array:
     return jnp.einsum(letters, x, y, preferred_element_type=_sum_dtype(y))
 
 
+def _over_vocab(x: Array) -> Array:
+    """`[tokens, vocab]` summed over the vocabulary, in float32.
+
+    On TPU a product with ones, which the matrix unit does beside the exponentials: 4.1 M cycles by XLA's estimate where
+    a sum is 20.6 M (of 66.6 M for all of `score_tokens`; 4,096 tokens, vocabulary 262,144). HIGH splits `x` in parts of
+    bfloat16 that together hold 16 bits or more of each number.
+    """
+    if platform() != "tpu":
+        return x.sum(axis=1)
+    return jnp.dot(x, jnp.ones((x.shape[1], 8), x.dtype), precision=jax.lax.Precision.HIGH)[:, 0]
+
+
 def _with_block(wanted: Wanted, others: Others, h: Array, y: Array, block: Array, temperature: Array) -> Others:
     """The sums of a chunk of tokens with one more block of the vocabulary; `y` counts from the block's first row."""
     z = _product("td,vd->tv", h, block)
@@ -180,13 +192,13 @@ def _with_block(wanted: Wanted, others: Others, h: Array, y: Array, block: Array
     keep = jnp.exp(rise)
     d = z - top[:, None]
     e = jnp.where(is_target, 0, jnp.exp(d))
-    total = keep * others.total + e.sum(axis=1)
+    total = keep * others.total + _over_vocab(e)
     product, vector, product_vector = others.product, others.vector, others.product_vector
     if product_vector is not None and vector is not None:
         product_vector = keep[:, None] * (product_vector + rise[:, None] * vector)
         product_vector += _product("tv,vd->td", (e * d).astype(block.dtype), block)
     if product is not None:
-        product = keep * (product + rise * others.total) + (e * d).sum(axis=1)
+        product = keep * (product + rise * others.total) + _over_vocab(e * d)
     if vector is not None:
         vector = keep[:, None] * vector + _product("tv,vd->td", e.astype(block.dtype), block)
     return Others(top, total, product, vector, product_vector)
