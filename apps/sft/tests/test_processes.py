@@ -2,10 +2,10 @@
 
 import json
 import random
-import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,13 +139,12 @@ def test_a_full_disk_names_the_file_and_loses_nothing(
 ) -> None:
     """A limit on the size of files stands for the full disk: no checkpoint of a megabyte fits."""
     run = tmp_path / "run"
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-
+    limited = ("import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
+               "os.execv(sys.argv[1], sys.argv[1:])")  # fmt: skip
     broken = subprocess.run(
-        command(run, *SHORT), capture_output=True, text=True, env=environment, preexec_fn=limited, check=False
-    )
+        [sys.executable, "-c", limited, *command(run, *SHORT)],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
     assert broken.returncode == 2
     assert "the checkpoint of step 3 could not be written" in broken.stderr
     assert "start again with the same command" in broken.stderr
