@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--rows-per-batch", type=int, default=2)
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--remat", choices=("none", "block", "full"), default="none")
-    parser.add_argument("--chunk", type=int, default=OptimizerOptions.chunk)
+    parser.add_argument("--chunk", type=int, default=None)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--steps", type=int, default=9, help="the first included")
     parser.add_argument("--check", action="store_true")

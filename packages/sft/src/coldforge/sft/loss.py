@@ -13,7 +13,6 @@ from jaxtyping import Array, Int, Num, PyTree
 from coldforge.losses import cross_entropy, next_tokens
 from coldforge.training import LossFn, Sums
 
-CHUNK = 512  # tokens of a device whose logits exist at a time; coldforge.losses has the figures
 PARTS = ("reasoning", "answer")  # what `Batch.parts` calls 1 and 2
 
 # (params, frozen, tokens, positions, segment_ids) → hidden states [batch, seq, embed], output embedding [vocab, embed]
@@ -39,7 +38,7 @@ class Batch(Protocol):
     parts: Num[Array, "rows seq"]
 
 
-def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk: int = CHUNK) -> LossFn:
+def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk: int | None = None) -> LossFn:
     """The loss of a micro-batch as sums: Σ w[t] · (−log p(token t | its text before t) + z_loss · logsumexp²).
 
     A text's first token is never a target, and packed texts do not see each other (`segment_ids`). Further sums, for
@@ -51,7 +50,7 @@ def sft_loss(apply: Apply, *, z_loss: float = 0.0, entropy: bool = False, chunk:
       apply: a model as a pure function, say `coldforge.modeling.trainable(model).apply`.
       z_loss: coefficient of the z-loss (PaLM, arXiv:2204.02311, section 5), 0 for none.
       entropy: also sum the entropy of the predictions, in nats, over tokens of weight > 0: `entropy`.
-      chunk: tokens of a device whose logits exist at a time.
+      chunk: tokens of a device whose logits exist at a time; None: what `coldforge.losses` found best for the platform.
     """
 
     def loss(params: PyTree, frozen: PyTree, batch: Batch, key: Array) -> Sums:
