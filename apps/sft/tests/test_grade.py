@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coldforge.apps.sft import equality
-from coldforge.apps.sft.equality import equal
-from coldforge.apps.sft.grade import answer_of, fault_of, grade
+from coldforge.apps.sft.grade import FALLBACKS, fault_of, grade
 from coldforge.data import AnswerKind, ReasoningFormat, Record
+from coldforge.rewards import Tags, extract
 
 FORM = ReasoningFormat()
 RECORD = Record(np.zeros(2, np.int32), np.zeros(2, np.uint8), "s", 0, "How many?", "", "So.", "12", AnswerKind.NUMBER)
@@ -20,7 +19,7 @@ RECORD = Record(np.zeros(2, np.int32), np.zeros(2, np.uint8), "s", 0, "How many?
     [
         (FORM.render("3 times 4", "12"), "12"),
         ("<reasoning>3 times 4 <answer>12</answer>", "12"),
-        ("<answer>11</answer> no: <answer> 12", "12"),
+        ("<answer>11</answer> no: <answer> 12", "11"),
         (r"It is $\boxed{12}$, not 13.", "12"),
         ("3 * 4 = 12\n#### 12", "12"),
         ("First 3, then 4.\nThe answer is 12.", "12"),
@@ -33,7 +32,7 @@ RECORD = Record(np.zeros(2, np.int32), np.zeros(2, np.uint8), "s", 0, "How many?
     ],
 )
 def test_answers_are_found_in_any_form(text: str, answer: str) -> None:
-    assert answer_of(text, "How many?", FORM) == answer
+    assert (extract(text, FORM, FALLBACKS) or "") == answer
 
 
 def test_equal_faults_have_equal_names() -> None:
@@ -59,25 +58,27 @@ def test_code_and_proofs_are_not_graded_and_choices_are_compared_as_text() -> No
 
 
 def test_computer_algebra_has_the_last_word_and_a_limit(caplog: pytest.LogCaptureFixture) -> None:
-    pairs = [(r"\frac{1}{2}", "0.5"), ("x + 1", "1 + x"), ("9^{9^{9^{9}}}", "1"), ("(1,2)", "(2,1)"), ("2", "2")]
-    with caplog.at_level(logging.WARNING):
-        assert equal(pairs, timeout=2) == [True, True, False, False, True]
     expression = replace(RECORD, kind=AnswerKind.EXPRESSION, answer=r"\frac{x}{2}")
-    [found] = grade([expression], [FORM.render("half", "0.5x")], [9], [True], FORM, timeout=5)
-    assert found.correct
+    answers = ["0.5x", "9^{9^{9^{9}}}", "2x"]
+    with caplog.at_level(logging.WARNING):
+        found = grade(
+            [expression] * 3, [FORM.render("half", answer) for answer in answers], [9] * 3, [True] * 3, FORM, timeout=2
+        )
+    assert [reply.correct for reply in found] == [True, False, False]
+    assert "timeout: took more than 2 s of processor time" in caplog.text
 
 
-def test_a_child_that_hangs_is_ended_and_its_pair_counts_as_different(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    script = (
-        "import sys, time; print('ready', flush=True)\n"
-        "for line in sys.stdin: time.sleep(60 * ('hang' in line)); print('true', flush=True)"
-    )
-    real = equality.subprocess.Popen
-    monkeypatch.setattr(equality.subprocess, "Popen", lambda words, **more: real([words[0], "-c", script], **more))
-    assert equal([("1", "1"), ("1", "hang"), ("2", "2")], timeout=0.2) == [True, False, True]
-    assert "no verdict in time on 'hang' against '1'" in caplog.text
-    script = "import no_such_module"
-    with pytest.raises(RuntimeError, match=r"Math-Verify cannot be run: [^$]*no_such_module"):
-        equal([("1", "2")], timeout=1)
+def test_the_forms_of_both_packages_agree() -> None:
+    assert (Tags().reasoning, Tags().answer) == (FORM.reasoning, FORM.answer)
+    good = FORM.render("a", "b")
+    for text in (
+        good,
+        good * 2,
+        f" {good}\n",
+        f"x{good}",
+        good.replace("a", " "),
+        good.replace("</answer>", ""),
+        "",
+        "b",
+    ):
+        assert Tags().is_well_formed(text) == FORM.is_well_formed(text)

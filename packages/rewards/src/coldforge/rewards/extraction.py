@@ -8,7 +8,7 @@ tags behind the reasoning. Nothing else is an answer, unless the caller names fa
 - "hashes": what follows `####`, as GSM8K marks it,
 - "phrase": what follows "the answer is" or "Answer:",
 - "last number": the last number in the text,
-- "whole": all of it.
+- "whole": all of it, if that is one line of five words at most.
 
 A reward that takes the last number pays for replies that list numbers, so fallbacks are for measuring models that know
 no tags, not for teaching one.
@@ -23,6 +23,7 @@ from coldforge.rewards.spelling import boxes
 
 type Fallback = Literal["open tag", "boxed", "hashes", "phrase", "last number", "whole"]
 
+_WHOLE_WORDS = 5
 _HASHES = re.compile(r"^.*?####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _PHRASE = re.compile(
     r"\b(?:final |correct )?answer(?:\s+(?:to|for|of)\b[^.:=\n]{0,60})?"
@@ -95,6 +96,12 @@ def _boxed(text: str, _form: Form) -> str:
     return found[-1] if found else ""
 
 
+def _whole(text: str, _form: Form) -> str:
+    text = text.strip()
+    short = len(text.splitlines()) == 1 and len(text.split()) <= _WHOLE_WORDS
+    return text if short and r"\boxed" not in text else ""  # a box that never closes was cut off
+
+
 def _last_match(pattern: re.Pattern[str]) -> Callable[[str, Form], str]:
     def find(text: str, _form: Form) -> str:
         found = pattern.findall(text)
@@ -109,5 +116,5 @@ _FALLBACKS: dict[str, Callable[[str, Form], str]] = {
     "hashes": _last_match(_HASHES),
     "phrase": _last_match(_PHRASE),
     "last number": _last_match(_NUMBER),
-    "whole": lambda text, _form: text,
+    "whole": _whole,
 }

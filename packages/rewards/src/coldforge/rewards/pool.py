@@ -233,8 +233,8 @@ class _Worker:
             said = self.end()
             raise RuntimeError(f"a process for checks cannot be started: {said or 'it does not answer'}")
 
-    def ask(self, payload: bytes) -> Outcome | None:
-        """The outcome of a check; None: the process died of it, or was ended."""
+    def ask(self, payload: bytes) -> tuple[Outcome, float | None] | None:
+        """The outcome of a check, and its seconds if it knows; None: the process died of it, or was ended."""
         try:
             self.link.send_bytes(payload)
             if not self.link.poll(STARTING + self.state.setup.wall):  # it imports the function first
@@ -244,7 +244,7 @@ class _Worker:
             return None
         if answer["fault"] == "import":
             raise RuntimeError(answer["detail"])
-        return Outcome(answer.get("value"), answer["fault"], answer.get("detail", ""))
+        return Outcome(answer.get("value"), answer["fault"], answer.get("detail", "")), answer.get("seconds")
 
     def end(self) -> str:
         """Ends the process; returns the end of what it said."""
@@ -277,21 +277,24 @@ def _serve(state: _State) -> None:
         future, payload = task
         if not future.set_running_or_notify_cancel():
             continue
-        start = time.monotonic()
         try:
             if worker is not None and worker.process.poll() is not None:  # it was ended while it was idle
                 worker.end()
                 worker = None
             worker = worker or _Worker(state)
             start = time.monotonic()
-            outcome = worker.ask(payload)
+            answer = worker.ask(payload)
         except BaseException as error:  # also what the pool cannot foresee: the caller waits for the future
             future.set_exception(error)
             continue
-        if outcome is None:
-            outcome = _death(worker, time.monotonic() - start)
+        took = time.monotonic() - start
+        if answer is None:
+            outcome = _death(worker, took)
             worker = None
-        _count(state, outcome, time.monotonic() - start, payload)
+        else:
+            outcome, known = answer
+            took = known or took  # without the import of the function
+        _count(state, outcome, took, payload)
         future.set_result(outcome)
     if worker is not None:
         worker.end()

@@ -17,6 +17,7 @@ import pickle
 import resource
 import signal
 import sys
+import time
 from multiprocessing.connection import Connection
 from pkgutil import resolve_name
 from types import FrameType
@@ -65,7 +66,9 @@ def _run(function: Any, arguments: tuple[Any, ...], seconds: float, wall: float)
     try:
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            answer = json.dumps({"value": function(*arguments), "fault": ""})
+            start = time.monotonic()
+            value = json.dumps(function(*arguments))
+            answer = f'{{"value": {value}, "fault": "", "seconds": {time.monotonic() - start}}}'
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except OutOfTime:

@@ -2,6 +2,6 @@
 
 Where to read: `main` is the stage's story. `config` says what can be set, `presets` sets it. `inputs` finds and checks
 what a run reads; `devices` makes the mesh, `base` loads the weights, `build` puts model and compiled steps together;
-`train` wires the loop of `coldforge.sft` to files and a terminal; `ask`, `grade` (with `equality`) and `verdict` are
+`train` wires the loop of `coldforge.sft` to files and a terminal; `ask`, `grade` and `verdict` are
 the gate; `output` and `report` write what is left.
 """

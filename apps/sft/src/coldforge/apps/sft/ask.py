@@ -8,6 +8,7 @@ The prompt's tokens are those that training saw. All processes of a run ask toge
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from itertools import batched
@@ -137,7 +138,8 @@ def _key(inputs: Inputs, config: SftConfig, run: training.Run) -> str:
     """What the base's replies depend on, in 12 characters."""
     asked = [(record.source, record.index) for record in inputs.prompts]
     gate = {name: getattr(config.gate, name) for name in ("max_new_tokens", "temperature", "top_p", "timeout")}
-    parts = [dict(run.manifest.identity), config.lora.quantize, asked, gate]
+    grader = importlib.metadata.version("coldforge-rewards")  # both models are graded by the same
+    parts = [dict(run.manifest.identity), config.lora.quantize, asked, gate, grader]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -86,8 +86,8 @@ class OptimizerOptions:
     """Added to the root of the second moment."""
     z_loss: float = 0.0
     """Coefficient of the z-loss (PaLM: 1e-4)."""
-    chunk: int = 512
-    """Tokens of a device whose logits exist at a time."""
+    chunk: int | None = None
+    """Tokens of a device whose logits exist at a time; None: what is best for the platform."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ class GateOptions:
     top_p: float = 1.0
     """With a temperature: among the most likely tokens of this probability."""
     timeout: float = 5.0
-    """Seconds that comparing two answers by computer algebra may take."""
+    """Seconds of processor time that comparing two answers by computer algebra may take."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
