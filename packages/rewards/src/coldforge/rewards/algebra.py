@@ -7,6 +7,7 @@ before it costs a process. `verifier` is the other half.
 import re
 
 from coldforge.rewards.spelling import plain_latex, tidy, unwrap
+from coldforge.rewards.units import NO_UNITS
 
 MAX_CHARACTERS = 500
 _FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log ln exp".split()  # noqa: SIM905
@@ -16,6 +17,7 @@ _SHORT_WORDS = frozenset(
     """an the and or not is are was be of to in if no so we it as at by on for from can has had but all any one two
     its""".split()  # noqa: SIM905
 )
+_TEXTS = re.compile(r"\\(?:text|mathrm|operatorname|mbox|textrm|textbf)\s*\*?\{([^{}]*)\}")
 _BARE = re.compile(rf"(?<![\\a-zA-Z])({'|'.join((*_FUNCTIONS, *_GREEK))})(?![a-zA-Z])")
 _SIGNS = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\leq ",
@@ -64,7 +66,16 @@ def _roots(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    r"""Whether there are words outside of LaTeX's commands and \text{…}: three letters may be a product."""
-    text = re.sub(r"\\(?:text|mathrm|operatorname|mathbb|mathcal|begin|end|mbox|textrm)\s*\*?\{[^{}]*\}", " ", text)
-    words = re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[a-zA-Z]+", " ", text))
-    return any(word not in _KNOWN and (len(word) > 3 or word.lower() in _SHORT_WORDS) for word in words)
+    r"""Whether there are words that make more, or less, of this than an expression.
+
+    Outside of `\text{…}` any word does that is no function, but for a few letters that may be a product; within it may
+    stand a unit, not a number, nor what takes something back ("or so", "not 13").
+    """
+    inside = " ".join(_TEXTS.findall(text))
+    outside = re.sub(r"\\(?:begin|end|mathbb|mathcal)\s*\{[^{}]*\}|\\[a-zA-Z]+", " ", _TEXTS.sub(" ", text))
+    words = re.findall(r"[^\W\d_]{2,}", outside)
+    return (
+        any(word not in _KNOWN and (len(word) > 3 or word.lower() in _SHORT_WORDS) for word in words)
+        or re.search(r"\d", inside) is not None
+        or any(word.lower() in _SHORT_WORDS | NO_UNITS for word in re.findall(r"[^\W\d_]{2,}", inside))
+    )

@@ -77,7 +77,10 @@ def read_quantity(text: str, *, units: Units = "optional", decimal: Literal[".",
     """
     if len(text) > _MAX_CHARACTERS or not any(character.isdigit() or character in "¼½¾" for character in text):
         return None
-    text = re.sub(r"\s+", " ", plain_latex(unwrap(tidy(text))))
+    text = plain_latex(unwrap(tidy(text)))
+    if "\n" in text:  # lines are no groups of digits
+        return None
+    text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\\(?:text|mathrm|textrm|mbox|operatorname)\s*\{([^{}]*)\}", r" \1", text)
     text = re.sub(
         r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)\s*([CF]\b)?", lambda sign: f" °{sign[1]}" if sign[1] else " deg", text

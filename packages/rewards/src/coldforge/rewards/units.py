@@ -54,7 +54,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
 }
 CURRENCIES = "$€£¥₹"
 # After a number these do not name what is counted: they make of it an alternative, a part of a sum, a condition.
-_NO_UNITS = frozenset(
+NO_UNITS = frozenset(
     """or and not nor to but if is are was than plus minus times divided over half quarter third hundred thousand
     million billion trillion dozen pi sqrt sin cos tan log ln exp mod choose infinity infty remainder
     approximately about the a an i e x y z with without unless except maybe perhaps""".split()  # noqa: SIM905
@@ -119,7 +119,7 @@ def read_unit(text: str) -> Unit | None:
             return None
         for factor in factors:
             match = _FACTOR.fullmatch(factor.strip("(),'"))
-            if match is None or match[1].lower() in _NO_UNITS or (len(match[1]) == 1 and match[1] not in _names()):
+            if match is None or match[1].lower() in NO_UNITS or (len(match[1]) == 1 and match[1] not in _names()):
                 return None
             name = _canonical(match[1])
             exponents[name] = exponents.get(name, 0) + sign * int(match[2] or 1)

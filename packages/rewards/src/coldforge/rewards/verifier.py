@@ -5,20 +5,38 @@ a decimal fraction, to 15 digits otherwise; products commute, "AB" is "BA"; "e^{
 """
 
 import logging
+import re
 from typing import Any
 
 import math_verify
 
+# x, y_1, f(x), AB, |AB|, \angle ABC, \theta, total
+_NAME = re.compile(
+    r"""\s* (?: \\(?:text|mathrm)\{[^{}]*\}
+    | \|? (?:\\angle\s*|\\[a-zA-Z]+)? [a-zA-Z]{0,20} '? (?:_\{?\w+\}?)?
+      (?:\([a-z](?:,\s*[a-z])*\))? \|? ) \s*""",
+    re.VERBOSE,
+)
 logging.disable(logging.WARNING)  # Math-Verify warns that it has no limits of time: the pool has
 
 
 def verify(gold: str, answer: str) -> dict[str, Any]:
     """Compares two expressions in LaTeX.
 
+    Of an equation whose right side is asked for ("x = 3" for 3), each side must be the right answer, or a name:
+    Math-Verify would look at the last side only, and take "5 = 2" for 2.
+
     Returns:
-        "right": whether they are the same. "unreadable": "gold" or "answer" if Math-Verify cannot read that one, else
-            "".
+        "right": whether they are the same. "unreadable": "gold" or "answer" if Math-Verify cannot read that one, else "".
     """
+    sides = [answer]
+    if "=" in answer and "=" not in gold and not re.search(r"[,;]", answer):
+        sides = [side for side in answer.split("=") if not _NAME.fullmatch(side)] or sides
+    found = [_verify(gold, side.strip()) for side in sides]
+    return next((one for one in found if not one["right"]), found[0])
+
+
+def _verify(gold: str, answer: str) -> dict[str, Any]:
     golds, answers = _read(gold), _read(answer)
     if not golds or not answers:
         return {"right": False, "unreadable": "answer" if golds else "gold"}
