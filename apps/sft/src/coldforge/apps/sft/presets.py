@@ -106,19 +106,20 @@ def gemma3_12b() -> SftConfig:
 
 
 def gemma3_27b() -> SftConfig:
-    """Gemma3 27B on a v5e-64: eight copies of bfloat16 weights, each split over eight chips.
+    """Gemma3 27B on a v5e-64, its bfloat16 weights split over all chips.
 
         coldforge-sft gemma3-27b --weights gemma-3-27b-pt --data DATA --run RUN --distributed.initialize
 
     on every host, with paths that all hosts see. Hardware: TPU v5e-64 (16 hosts). Hours and score: not run. 64 rows a
-    step, as in DeepSeek-R1's fine-tuning (supplement B.4.2), whose cosine to a tenth goes with them.
+    step, as in DeepSeek-R1's fine-tuning (supplement B.4.2), whose cosine to a tenth goes with them. 10.6 GiB a chip;
+    eight copies of the weights, each split over eight chips, do not fit in 16.
     """
     return SftConfig(
         model=ModelConfig(size="27b", remat="full"),
         batches=BatchConfig(seq_len=4096, rows=64, accumulation=1),
         optimizer=OptimizerOptions(final_fraction=0.1),
         loop=LoopConfig(sample_every=100),
-        mesh=MeshConfig(data=8, fsdp=8),
+        mesh=MeshConfig(data=1, fsdp=64),
         gate=GateOptions(prompts=256, max_new_tokens=2048, rows=128),
     )
 
