@@ -27,7 +27,7 @@ def verify(gold: str, answer: str) -> dict[str, Any]:
     Math-Verify would look at the last side only, and take "5 = 2" for 2.
 
     Returns:
-        "right": whether they are the same. "unreadable": "gold" or "answer" if Math-Verify cannot read that one, else "".
+        "right": whether they are the same. "unreadable": "gold" or "answer" if Math-Verify cannot read it, else "".
     """
     sides = [answer]
     if "=" in answer and "=" not in gold and not re.search(r"[,;]", answer):
