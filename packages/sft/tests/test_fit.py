@@ -256,6 +256,39 @@ def test_it_stops_when_told_to_and_saves(events):
     assert fit(start(), parts, FitConfig(steps=1)).reason == "done", "told to stop after what was the last step anyway"
 
 
+def test_told_to_stop_it_saves_first_and_looks_later(events):
+    """At step 4 an evaluation and texts are due. Their time comes in the next session; all is as if undisturbed."""
+
+    def parts(log, checkpoints, stop=None):
+        losses = {2: 3.0, 4: 1.0, 6: 2.0}
+        return Parts(
+            train=train, batches=Batches(), checkpoints=checkpoints, log=log, stop=stop,
+            evaluate=lambda state: events.append(f"eval {state.step}") or evaluation(losses[state.step]),
+            sample=lambda state: {"samples/0": f"after {state.step}"},
+        )  # fmt: skip
+
+    config = FitConfig(steps=6, eval_every=2, checkpoint_every=3, sample_every=4)
+    whole, kept = Log(events), Checkpoints(events)
+    wanted = fit(start(), parts(whole, kept), config)
+
+    events.clear()
+    log, checkpoints = Log(events), Checkpoints(events)
+    answers = iter([None, None, None, "SIGTERM"])
+    stopped = fit(start(), parts(log, checkpoints, lambda: next(answers)), config)
+    assert (stopped.reason, stopped.step) == ("SIGTERM", 4)
+    assert "eval 4" not in events
+    assert log.texts == []
+    again = parts(log, checkpoints)
+    result = fit(resume(checkpoints, again.batches, None, new_state(0, 0.0)), again, config)
+    assert events.count("eval 4") == 1
+    assert (log.rows, log.texts) == (whole.rows, whole.texts)
+    assert (result.state, result.best) == (wanted.state, wanted.best)
+    assert {step: saved.data_state for step, saved in checkpoints.saved.items()} == {
+        step: saved.data_state for step, saved in kept.saved.items()
+    }
+    assert not resume(checkpoints, again.batches, None, new_state(0, 0.0)).owed
+
+
 def test_a_checkpoint_is_due_after_minutes_too(events, monkeypatch):
     now = iter(range(0, 10_000, 50))
     monkeypatch.setattr("coldforge.sft.loop.time.monotonic", lambda: float(next(now)))

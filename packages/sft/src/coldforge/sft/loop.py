@@ -158,11 +158,13 @@ class Start(NamedTuple):
       state: its arrays are consumed.
       step: how many steps it has behind it.
       best: the lowest held-out loss so far.
+      owed: what was due at that step and is still to be done, since the session before had to stop: "eval", "sample".
     """
 
     state: TrainState
     step: int = 0
     best: float = math.inf
+    owed: tuple[str, ...] = ()
 
 
 class FitResult(NamedTuple):
@@ -205,12 +207,14 @@ def resume(
     if watchdog is not None and restored.data_state["watchdog"] is not None:
         watchdog.from_dict(restored.data_state["watchdog"])
     best = restored.data_state["best"]
-    return Start(restored.state, restored.step, math.inf if best is None else best)
+    owed = tuple(restored.data_state.get("owed", ()))  # not in checkpoints of 0.1
+    return Start(restored.state, restored.step, math.inf if best is None else best, owed)
 
 
 def fit(start: Start, parts: Parts, config: FitConfig) -> FitResult:
     """Trains up to `config.steps`, or until it is told to stop; the last state is saved in any case.
 
+    Told to stop, it saves first; an evaluation or texts that were due at that step are made up for when it goes on.
     A run that has its steps behind it (started again after its end) is returned as it is.
 
     Args:
@@ -221,9 +225,12 @@ def fit(start: Start, parts: Parts, config: FitConfig) -> FitResult:
     Raises:
       CheckpointError, OSError: a checkpoint or a line of the log cannot be written. What was saved before stays.
     """
-    state, step, _ = start
+    state, step = start.state, start.step
     books = _Books(parts, config, start)
-    reason: str | None = None
+    if start.owed:
+        books.look(step, state, start.owed)
+        books.save(step, state)
+    reason = books.fault
     while step < config.steps and reason is None:
         step += 1
         place = parts.batches.get_state()
@@ -232,16 +239,17 @@ def fit(start: Start, parts: Parts, config: FitConfig) -> FitResult:
         state, metrics = parts.train(state, parts.place(batch))
         books.dispatched(_Step(step, batch, place, metrics))  # enters the step before: it is done, or soon will be
         last = step == config.steps
-        evaluating, sampling = last or _due(step, config.eval_every), _due(step, config.sample_every)
+        looks = {"eval": last or _due(step, config.eval_every), "sample": _due(step, config.sample_every)}
+        looks_due = tuple(name for name, due in looks.items() if due)
         reason = books.fault or (parts.stop() if parts.stop is not None else None)
         saving = last or reason is not None or _due(step, config.checkpoint_every) or books.late()
-        if evaluating or sampling or saving:
+        if looks_due or saving:
             books.settle()  # waits for this step
-        if evaluating:
-            books.evaluate(step, state)
-        if sampling:
-            books.sample(step, state)
-        if saving or books.improved:
+        if reason is not None and looks_due:
+            books.save(step, state, owed=looks_due)  # first: who tells to stop may not wait for more
+        if reason is None or last:
+            books.look(step, state, looks_due)
+        if (saving or books.improved) and (books.saved < step or last):
             books.save(step, state)
         reason = reason or books.fault
     books.settle()
@@ -309,6 +317,13 @@ class _Books:
         late = time.monotonic() - self._last_save >= 60 * minutes
         return late if self.parts.agree is None else self.parts.agree(late)
 
+    def look(self, step: int, state: TrainState, due: tuple[str, ...]) -> None:
+        """What is due of evaluation and texts."""
+        if "eval" in due:
+            self.evaluate(step, state)
+        if "sample" in due:
+            self.sample(step, state)
+
     def evaluate(self, step: int, state: TrainState) -> None:
         """Held-out losses of a state."""
         if self.parts.evaluate is None:
@@ -332,13 +347,14 @@ class _Books:
             if self.parts.log is not None:
                 self.parts.log.text(step, name, text)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """A checkpoint of a state whose numbers are all entered."""
+    def save(self, step: int, state: TrainState, owed: tuple[str, ...] = ()) -> None:
+        """A checkpoint of a state whose numbers are all entered, but for the looks that are owed."""
         parts = self.parts
         data_state = {
             "batches": parts.batches.get_state(),
             "watchdog": None if parts.watchdog is None else parts.watchdog.to_dict(),
             "best": self.best if math.isfinite(self.best) else None,
+            "owed": list(owed),
         }
         evaluated, scalars = self._evaluated
         with self.pausing("checkpoint"):
