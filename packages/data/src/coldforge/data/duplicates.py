@@ -52,11 +52,15 @@ class _Memory:
 
     def __init__(self, *tables: str) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
-        for setting in (f"cache_size=-{_CACHE_KIB}", "journal_mode=OFF", "synchronous=OFF", "temp_store=FILE"):
-            self._database.execute(f"PRAGMA {setting}")
-        for table in tables:
-            self._database.execute(f"CREATE TABLE {table}")
-        self._database.execute("BEGIN")  # one transaction for all: nothing is ever rolled back
+        try:
+            for setting in (f"cache_size=-{_CACHE_KIB}", "journal_mode=OFF", "synchronous=OFF", "temp_store=FILE"):
+                self._database.execute(f"PRAGMA {setting}")
+            for table in tables:
+                self._database.execute(f"CREATE TABLE {table}")
+            self._database.execute("BEGIN")  # one transaction for all: nothing is ever rolled back
+        except BaseException:  # no `with` statement has it yet
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Forgets what was seen and frees memory and disk."""

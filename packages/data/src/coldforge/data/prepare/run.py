@@ -257,13 +257,21 @@ class _Run:
         self._heldout = HeldOut(options.heldout_share, options.heldout_rows, state.heldout_questions())
         self._exact = ExactDuplicates() if options.duplicates else None
         self._near = None if options.near_duplicates is None else NearDuplicates(options.near_duplicates)
-        for seen in state.seen():
+        try:
+            self._remember()
+            if not facts:
+                self._commit()
+        except BaseException:  # no `with` statement has it yet
+            self._close()
+            raise
+
+    def _remember(self) -> None:
+        """Takes up what earlier runs have seen."""
+        for seen in self._state.seen():
             if self._exact is not None and seen.key is not None:
                 self._exact.remember(seen.key, seen.source, seen.position)
             if self._near is not None and seen.signature is not None:
                 self._near.remember(np.frombuffer(seen.signature, np.uint32), seen.source, seen.position)
-        if not facts:
-            self._commit()
 
     @property
     def rows(self) -> int:
@@ -403,6 +411,9 @@ class _Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for memory in (self._exact, self._near):
             if memory is not None:
                 memory.close()

@@ -51,6 +51,15 @@ class State:
         self._path = directory / UNFINISHED
         with self._naming():
             self._database = sqlite3.connect(self._path, timeout=0, isolation_level=None)
+        try:
+            self._begin()
+        except BaseException:  # no `with` statement has it yet
+            self._database.close()
+            raise
+
+    def _begin(self) -> None:
+        """Locks the file, and reads what a run has left in it."""
+        with self._naming():
             self._database.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._database.execute("BEGIN EXCLUSIVE")
