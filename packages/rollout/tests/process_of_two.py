@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from conftest import CONFIG
+from flax import nnx
 
-from coldforge.modeling import init_model, make_mesh
+from coldforge.modeling import LoraConfig, add_lora, init_model, lora_state, make_mesh
 from coldforge.rollout import Engine, EngineConfig, Request, SamplingParams
 
 
@@ -20,10 +21,12 @@ def main(port: str, rank: int, out: Path) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
     model = init_model(CONFIG, seed=3, mesh=make_mesh(fsdp=2, tensor=2))
+    model = add_lora(model, LoraConfig(rank=2), rngs=nnx.Rngs(0))  # fresh: it changes nothing
     prompts = [np.arange(2, 2 + size) for size in (3, 30, 11)]
     params = SamplingParams(max_new_tokens=12, stop_ids=(7,))
     engine = Engine(model, params, EngineConfig(max_prompt_tokens=32, slots=4))
-    groups = dict(engine.run([Request(i, prompt, n=2, seed=11) for i, prompt in enumerate(prompts)]))
+    requests = [Request(i, prompt, n=2, seed=11) for i, prompt in enumerate(prompts)]
+    groups = dict(engine.run(requests, weights=lora_state(model)))
     found = [sample for i in range(len(prompts)) for sample in groups[i]]
     np.savez(out / f"{rank}.npz", *[sample.tokens for sample in found])
 

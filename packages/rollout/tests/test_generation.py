@@ -214,7 +214,7 @@ def test_two_processes_sample_what_one_does(model, tmp_path):
         for rank in (0, 1)
     ]
     try:
-        outputs = [process.communicate(timeout=150)[0] for process in processes]
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

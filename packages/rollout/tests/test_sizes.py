@@ -22,7 +22,7 @@ def test_a_slot_of_1b_takes_what_its_arrays_take():
         lambda: programs.empty_slots(one.model, rows=4, length=one.length, dtype=one.dtype, kv=one.kv)
     )
     cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots.cache))
-    assert one.slot_bytes == cache // 4 + 12 * one.model.vocab_size
+    assert one.slot_bytes == cache // 4 + 20 * one.model.vocab_size
 
 
 @pytest.mark.parametrize(("length", "slots"), [(8192, 128), (32768, 80)])

@@ -36,7 +36,8 @@ class Stats:
       prompt_tokens, prefill_tokens: tokens of prompts, and of the prefill calls that held them (with padding).
       steps: of the decode loop.
       slot_steps: rows × steps. Each makes at most one token.
-      prefill_seconds, decode_seconds: waiting for the devices included; compiling too.
+      prefill_seconds, decode_seconds: of the host's time, waiting for the devices and compiling included; not what they
+        compute while the consumer of a group has the turn.
       compiles: programs compiled.
     """
 
@@ -122,7 +123,7 @@ class Batch:
         """Puts samples into free slots while there are both."""
         free = deque(i for i, one in enumerate(self._running) if one is None)
         begin = time.perf_counter()
-        began = bool(free)
+        filled = False
         while free and (self._ready or self._prefill()):
             taken = [self._ready.popleft() for _ in range(min(len(free), len(self._ready), self.sizes.entries))]
             slots = [free.popleft() for _ in taken]
@@ -130,22 +131,25 @@ class Batch:
                 self._slots = programs.admit(self._slots, self._store, self._entries(slots, taken))
             for slot, (_, work, number) in zip(slots, taken, strict=True):
                 self._running[slot] = _Running(work, number)
-        if began:
+            filled = True
+        if filled:
             jax.block_until_ready(self._slots.hidden)
             self.stats.prefill_seconds += time.perf_counter() - begin
 
     def decode(self, steps: int) -> programs.Made:
         """Starts up to `steps` new tokens in every slot that runs."""
-        self._begin = time.perf_counter()
+        begin = time.perf_counter()
         until = np.int32(self.rows - self.live + self._patience())
         with self._counted():
             self._slots, made = programs.decode(*self._model, self._slots, self._stop_ids, np.int32(steps), until)
+        self.stats.decode_seconds += time.perf_counter() - begin
         return made
 
     def collect(self, pending: programs.Made) -> list[Group]:
         """Waits for a decode call, frees the slots that have ended, and gives the groups that are whole."""
+        begin = time.perf_counter()
         made = jax.device_get(pending)
-        self.stats.decode_seconds += time.perf_counter() - self._begin
+        self.stats.decode_seconds += time.perf_counter() - begin
         steps = int(made.steps)
         self.stats.steps += steps
         self.stats.slot_steps += steps * self.rows

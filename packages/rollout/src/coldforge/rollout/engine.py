@@ -17,8 +17,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.stages import Lowered
 
 from coldforge.modeling import Gemma3, model_mesh, quantized, set_lora, with_params
+from coldforge.rollout.ahead import lower
 from coldforge.rollout.batcher import Batch, Stats
 from coldforge.rollout.requests import Group, Request, Work, check_request
 from coldforge.rollout.sampling import SamplingParams
@@ -121,9 +123,10 @@ class Engine:
         return self.stats.compiles
 
     def use(self, weights: nnx.State) -> None:
-        """Other weights from the next run on, without compiling: an adapter's, or all of a model without one.
+        """Other weights from the next run on, without compiling: an adapter's, or, of a model without one, parameters.
 
-        They are copied (adapters are small), so a training step may donate its own.
+        An adapter is copied, as it is small, so a training step may donate its own. Parameters are shared where they
+        have the model's dtype.
 
         Raises:
           ValueError: if names, shapes or dtypes differ from the model's; the message lists them.
@@ -157,6 +160,13 @@ class Engine:
         if weights is not None:
             self.use(weights)
         return self._groups(queue, self._weights)
+
+    def lowered(self) -> dict[str, Lowered]:
+        """The programs `prefill`, `admit` and `decode` in their largest sizes, to compile ahead of time and to measure.
+
+        The model may be abstract (`coldforge.modeling.abstract_model`), on a mesh of devices that are not there.
+        """
+        return lower(self.sizes, self._graph, self._weights, self.params)
 
     def _groups(self, queue: Iterator[Work], weights) -> Iterator[Group]:
         before = self.stats.samples

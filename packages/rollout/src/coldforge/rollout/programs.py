@@ -217,15 +217,14 @@ def _take(leaf: Array, source: Int[Array, " rows"]) -> Array:
     return _pin(leaf[source])
 
 
+def axes(x: Any) -> tuple[str | None, ...]:
+    """Logical axes of an array of the store or the slots: its rows, and heads where it has them."""
+    return ("batch", "kv_heads", None, None)[: x.ndim] if x.ndim > 2 else ("batch", None)[: x.ndim]
+
+
 def _pin[T](tree: T) -> T:
     """Where each array of rows lies, said in every program, so that the next one finds it as it was compiled for."""
-
-    def pin(x: Array) -> Array:
-        return constrain(
-            x, ("batch", *("kv_heads", None, None)[: x.ndim - 1]) if x.ndim > 2 else ("batch", None)[: x.ndim]
-        )
-
-    return jax.tree.map(pin, tree)
+    return jax.tree.map(lambda x: constrain(x, axes(x)), tree)
 
 
 def _uniform(slots: Slots) -> Float[Array, " rows"]:

@@ -21,6 +21,7 @@ from coldforge.rollout.packing import prefill_shapes
 
 STORE_ROWS = 16  # prompts prefilled together, at most
 ENTRIES = 16  # samples that enter slots in one call
+CHOOSING = 20  # bytes a slot for each token of the vocabulary: logits and what is made of them (XLA:TPU: 18 to 22)
 GIB = 2**30
 
 
@@ -64,7 +65,7 @@ class Demand:
     def slot_bytes(self) -> int:
         """Bytes on its device of one slot: its cache, and what choosing a token takes."""
         cache = cache_bytes(self.model, 1, self.length, dtype=self.kv) // ways(self.mesh, self.model.num_kv_heads)
-        return cache + 3 * 4 * self.model.vocab_size // ways(self.mesh, self.model.vocab_size)
+        return cache + CHOOSING * self.model.vocab_size // ways(self.mesh, self.model.vocab_size)
 
     @property
     def once_bytes(self) -> int:
