@@ -30,11 +30,18 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.ours, text.encode())
 
-    def until(self, pattern: str) -> str:
-        """Reads until the screen has shown the pattern, and returns what came up to there."""
+    def until(self, pattern: str, again: str = "") -> str:
+        """Reads until the screen has shown the pattern, and returns what came up to there.
+
+        With `again`, that is typed each time the screen has been still for some seconds.
+        """
         limit = time.monotonic() + PATIENCE
         while not (match := re.search(pattern, self.seen)):
-            assert select.select([self.ours], [], [], limit - time.monotonic())[0], f"no {pattern!r} in {self.seen!r}"
+            left = limit - time.monotonic()
+            if not select.select([self.ours], [], [], min(left, 5.0) if again else left)[0]:
+                assert again and time.monotonic() < limit, f"no {pattern!r} in {self.seen!r}"
+                self.type(again)
+                continue
             try:
                 self.seen += os.read(self.ours, 4096).decode(errors="replace")
             except OSError as error:  # the other side is closed
@@ -76,7 +83,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Terminal) -> None:
     terminal.until("Hi")
     time.sleep(0.3)  # a Ctrl-C between showing a key and waiting for the next one waits for that
     terminal.type("\x03")  # at the prompt: away with the line
-    terminal.until("> ")
+    terminal.until("> ", again="\x03")
     terminal.type("Hi there\n")
     terminal.until("thinking")  # the first answer's compilation takes a second
     terminal.type("\x03")
