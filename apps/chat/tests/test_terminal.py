@@ -39,7 +39,9 @@ class Terminal:
         while not (match := re.search(pattern, self.seen)):
             left = limit - time.monotonic()
             if not select.select([self.ours], [], [], min(left, 5.0) if again else left)[0]:
-                assert again and time.monotonic() < limit, f"no {pattern!r} in {self.seen!r}"
+                missing = f"no {pattern!r} in {self.seen!r}"
+                assert again, missing
+                assert time.monotonic() < limit, missing
                 self.type(again)
                 continue
             try:
