@@ -20,7 +20,11 @@ class Terminal:
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.ours, theirs = pty.openpty()
         python, flag, script, *arguments = command
-        command = [python, flag, f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {script}", *arguments]
+        own = "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        own += (
+            "signal.signal(signal.SIGINT, signal.default_int_handler); "  # tests in the background inherit it ignored
+        )
+        command = [python, flag, own + script, *arguments]
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
@@ -30,20 +34,11 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self.ours, text.encode())
 
-    def until(self, pattern: str, again: str = "") -> str:
-        """Reads until the screen has shown the pattern, and returns what came up to there.
-
-        With `again`, that is typed each time the screen has been still for some seconds.
-        """
+    def until(self, pattern: str) -> str:
+        """Reads until the screen has shown the pattern, and returns what came up to there."""
         limit = time.monotonic() + PATIENCE
         while not (match := re.search(pattern, self.seen)):
-            left = limit - time.monotonic()
-            if not select.select([self.ours], [], [], min(left, 5.0) if again else left)[0]:
-                missing = f"no {pattern!r} in {self.seen!r}"
-                assert again, missing
-                assert time.monotonic() < limit, missing
-                self.type(again)
-                continue
+            assert select.select([self.ours], [], [], limit - time.monotonic())[0], f"no {pattern!r} in {self.seen!r}"
             try:
                 self.seen += os.read(self.ours, 4096).decode(errors="replace")
             except OSError as error:  # the other side is closed
@@ -85,7 +80,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Terminal) -> None:
     terminal.until("Hi")
     time.sleep(0.3)  # a Ctrl-C between showing a key and waiting for the next one waits for that
     terminal.type("\x03")  # at the prompt: away with the line
-    terminal.until("> ", again="\x03")
+    terminal.until("> ")
     terminal.type("Hi there\n")
     terminal.until("thinking")  # the first answer's compilation takes a second
     terminal.type("\x03")
