@@ -15,7 +15,7 @@ from coldforge.rollout import Engine, EngineConfig, Group, Request, Sample, Samp
 STOPS = tuple(range(100, 115))  # of 600 random tokens: samples of about 40, many of them cut off at 30
 PARAMS = SamplingParams(max_new_tokens=30, seed=5, stop_ids=STOPS)
 CONFIG = EngineConfig(max_prompt_tokens=64, slots=8)
-SIZES = (3, 30, 11, 1, 24, 7, 40, 2, 9, 33)
+SIZES = (3, 30, 11, 1, 24, 7, 40)
 N = 4
 PROMPTS = [np.random.default_rng(0).integers(2, 600, size) for size in SIZES]
 REQUESTS = [Request(id=10 + i, prompt=prompt, n=N, seed=5) for i, prompt in enumerate(PROMPTS)]
@@ -28,7 +28,7 @@ def expected(model) -> dict[int, list[Sample]]:
 
 @pytest.fixture(scope="module")
 def small(model) -> Engine:
-    """Eight slots for forty samples."""
+    """Eight slots for 28 samples."""
     return Engine(model, PARAMS, CONFIG)
 
 
@@ -70,7 +70,7 @@ def test_as_the_queue_runs_dry_rows_become_fewer(model, expected):
     wide = Engine(model, PARAMS, dataclasses.replace(CONFIG, slots=32))
     assert wide.sizes.buckets == (32, 24, 16, 8)
     assert all_same(wide.run(REQUESTS), expected)
-    assert {32, 8} <= wide.stats.rows.keys()
+    assert {32, 16} <= wide.stats.rows.keys()
     assert all_same(wide.run(REQUESTS[:2]), {i: expected[i] for i in (10, 11)})  # eight samples: eight rows
     still = Engine(model, PARAMS, dataclasses.replace(CONFIG, slots=32, shrink=False))
     assert all_same(still.run(REQUESTS), expected)
