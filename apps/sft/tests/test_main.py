@@ -150,10 +150,19 @@ def test_a_batch_that_is_not_finite_is_kept_and_not_learnt(
 
 
 def test_a_time_box_ends_in_time_and_the_same_command_goes_on(
-    tmp_path: Path, sft: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, sft: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
-    assert sft(run, *SHORT, "--max-hours", "0.0001") == 75, "this process is older than that"
+    close, run = training.LiveView.__exit__, tmp_path / "run"
+    below: list[str] = []  # what is said while the view is open, which in a terminal it draws over
+
+    def closing(view: training.LiveView, *error: object) -> None:
+        below.append(capsys.readouterr().err)
+        close(view, *error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.LiveView, "__exit__", closing)
+        assert sft(run, *SHORT, "--max-hours", "0.0001") == 75, "this process is older than that"
+    assert ["stopped after" in text for text in below] == [False]
     said = capsys.readouterr().err
     assert "stopped after step 1: the time box (max_hours) is used up. It is saved." in said
     assert "start the same command again" in said

@@ -102,10 +102,11 @@ def stages(
     with train.training_parts(built, batches, steps, inputs, run, options, stopper) as (start, parts, clock):
         trained = sft.fit(start, parts, train.fit_config(config, steps))
         run.update(figures=figures(run.manifest, trained, clock))
-        if trained.reason != "done":
-            return broken_off(run, trained.step, trained.reason, notes)
-        params = train.chosen(trained, parts.checkpoints, built).params
+        step, reason = trained.step, trained.reason
+        params = train.chosen(trained, parts.checkpoints, built).params if reason == "done" else None
         del trained, start
+    if params is None:  # said below the view: it draws over what is printed while it is open
+        return broken_off(run, step, reason, notes)
 
     save_model(built, params, inputs, run)
     try:
