@@ -1,8 +1,7 @@
 r"""Multiple choice: the letter, or letters, that an answer names; and the choice's own words instead of its letter.
 
 "B", "(b)", "B) Paris", "**B.**", "\text{(B)}", "option B" and, where the choices are known, "Paris" are the same
-answer. "A or B" is
-none: it names two, and several letters count only where several are asked for.
+answer. "A or B" is none: it names two, and several letters count only where several are asked for.
 """
 
 import re

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from coldforge.rewards.replies import Form
+from coldforge.rewards.replies import Form, sections_of
 from coldforge.rewards.spelling import boxes
 
 type Fallback = Literal["open tag", "boxed", "hashes", "phrase", "last number", "whole"]
@@ -67,8 +67,8 @@ def extract(text: str, form: Form, fallbacks: Sequence[Fallback] = ()) -> str | 
 
 def reasoning_of(text: str, form: Form) -> str:
     """Returns the reasoning in a reply: its section, or, where tags are missing, what stands before the answer."""
-    if form.is_well_formed(text):
-        return form.parse(text).reasoning
+    if sections := sections_of(text, form):
+        return sections.reasoning
     opening, closing = form.reasoning
     _, found, rest = text.partition(opening)
     rest = rest if found else text
@@ -76,8 +76,8 @@ def reasoning_of(text: str, form: Form) -> str:
 
 
 def _section(text: str, form: Form) -> str:
-    if form.is_well_formed(text):
-        return form.parse(text).answer
+    if sections := sections_of(text, form):
+        return sections.answer
     opening, closing = form.answer
     behind = text.rpartition(form.reasoning[1])[2]
     head, found, _ = behind.rpartition(closing)

@@ -12,10 +12,11 @@ count.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from coldforge.rewards.replies import Judged
+from coldforge.rewards.rules import ByReply
 
 # Script: its letters, and how many make a word where words are not set apart by spaces (0: they are).
 _SCRIPTS = {
@@ -69,7 +70,7 @@ type Identify = Callable[[str], str | None]
 
 
 @dataclass(frozen=True)
-class LanguageConsistency:
+class LanguageConsistency(ByReply):
     """Words of the target language ÷ words in the reasoning: 0 to 1.
 
     Reasoning without any word (nothing but formulas) has none of another language: 1. No reasoning: 0.
@@ -93,9 +94,6 @@ class LanguageConsistency:
             _scripts(self.target)
         if self.target is None and self.identify is not None:
             raise ValueError("identify needs a target: a language, or a function of the reply that names one.")
-
-    def __call__(self, replies: Sequence[Judged]) -> list[float]:
-        return [self.of(reply) for reply in replies]
 
     def of(self, reply: Judged) -> float:
         """One reply's.

@@ -1,8 +1,7 @@
 r"""Checks in processes that can be ended: `Pool` for any function, `MathPool` for expressions.
 
     with MathPool(workers=2, seconds=5) as pool:
-        pool.verify([(r"\frac{1}{2}", "0.5")])          # [Outcome(value={"right": True, "unreadable": ""}, fault="",
-        …)]
+        pool.verify([(r"\frac{1}{2}", "0.5")])[0].value             # {"right": True, "unreadable": ""}
 
 Computer algebra, and a task's own scorer, can hang, eat all memory or crash on what a model writes. Here that costs the
 one check, which comes back with its `fault` and is counted in `stats`; a process that was ended is replaced by the next

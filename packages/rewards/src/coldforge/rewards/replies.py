@@ -86,11 +86,15 @@ class Tags:
 
     def is_well_formed(self, text: str) -> bool:
         """Says whether `parse` can read the text."""
-        try:
-            self.parse(text)
-        except ValueError:
-            return False
-        return True
+        return sections_of(text, self) is not None
+
+
+def sections_of(text: str, form: Form) -> Sections | None:
+    """Reads a reply; None: it is not well formed."""
+    try:
+        return form.parse(text)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Score(NamedTuple):
     Attributes:
         total: Σ weight · part.
         parts: Each reward by itself, without its weight.
-        notes: "answer" (what was found), "verdict", "correct", "detail".
+        notes: "answer" (what was found), "verdict", "correct", "well_formed", "detail".
     """
 
     total: float

@@ -18,8 +18,19 @@ from coldforge.rewards.replies import Form, Judged, Verdict
 type Reward = Callable[[Sequence[Judged]], Sequence[float]]
 
 
+class ByReply:
+    """A reward that looks at one reply at a time."""
+
+    def of(self, reply: Judged) -> float:
+        """One reply's."""
+        raise NotImplementedError
+
+    def __call__(self, replies: Sequence[Judged]) -> list[float]:
+        return [self.of(reply) for reply in replies]
+
+
 @dataclass(frozen=True)
-class each:  # noqa: N801 - used as a decorator
+class each(ByReply):  # noqa: N801 - used as a decorator
     """Makes a reward of a function of one reply.
 
     >>> @each
@@ -31,22 +42,13 @@ class each:  # noqa: N801 - used as a decorator
 
     function: Callable[[Judged], float]
 
-    def __call__(self, replies: Sequence[Judged]) -> list[float]:
-        return [self.function(reply) for reply in replies]
-
-
-class _ByReply:
-    """A reward that looks at one reply at a time."""
-
     def of(self, reply: Judged) -> float:
-        raise NotImplementedError
-
-    def __call__(self, replies: Sequence[Judged]) -> list[float]:
-        return [self.of(reply) for reply in replies]
+        """One reply's."""
+        return self.function(reply)
 
 
 @dataclass(frozen=True)
-class Accuracy(_ByReply):
+class Accuracy(ByReply):
     """What the answer is worth: 1 for a right one, or what the task's own scorer says; 0 where a check failed.
 
     Attributes:
@@ -78,7 +80,7 @@ class Accuracy(_ByReply):
 
 
 @dataclass(frozen=True)
-class FormatStrict(_ByReply):
+class FormatStrict(ByReply):
     """1 for a reply that is well formed (and not cut off, unless the grader lets that pass), else `otherwise`."""
 
     otherwise: float = 0.0
@@ -89,7 +91,7 @@ class FormatStrict(_ByReply):
 
 
 @dataclass(frozen=True)
-class FormatParts(_ByReply):
+class FormatParts(ByReply):
     """How much of the form a reply has, for models that have yet to find it: the share of eight points.
 
     One for each of the four tags that occurs exactly once. If all do and stand in order: one for that, one if there is
@@ -117,7 +119,7 @@ class FormatParts(_ByReply):
 
 
 @dataclass(frozen=True)
-class Repetition(_ByReply):
+class Repetition(ByReply):
     """Punishes replies that go round in circles: 0 to -1.
 
     The share of runs of `n` words that occurred before in the reply; up to `allowed` it costs nothing, from there the
@@ -157,7 +159,7 @@ def repeated_share(text: str, n: int) -> float:
 
 
 @dataclass(frozen=True)
-class Length(_ByReply):
+class Length(ByReply):
     """1 for a reply of `low` to `high` tokens; falls evenly to 0 at no tokens and at 2 · `high`.
 
     Attributes:
@@ -180,7 +182,7 @@ class Length(_ByReply):
 
 
 @dataclass(frozen=True)
-class CosineLength(_ByReply):
+class CosineLength(ByReply):
     """Right replies are worth more the shorter they are, wrong ones the longer (they went on trying), along a cosine.
 
     Yeo et al., Demystifying Long Chain-of-Thought Reasoning (2502.03373): value = end + (start - end)/2 · (1 + cos(π ·
@@ -211,7 +213,7 @@ class CosineLength(_ByReply):
 
 
 @dataclass(frozen=True)
-class SoftOverlong(_ByReply):
+class SoftOverlong(ByReply):
     """Punishes replies near the limit, so that it is no cliff: 0 to -1, in tokens (DAPO, 2503.14476, eq. 13).
 
     0 up to limit - cache tokens; from there ((limit - cache) - tokens)/cache; -1 beyond the limit.
