@@ -36,13 +36,14 @@ def grade(
     ]
     with MathPool(seconds=timeout) as pool:
         judged = Grader(form, fallbacks=FALLBACKS, pool=pool).judge(responses)
+    faults = [fault_of(text, form) for text in texts]
     return [
         Graded(
-            prompt=reply.question, text=reply.text, tokens=reply.tokens, well_formed=form.is_well_formed(reply.text),
-            ended=reply.ended, truncated=not reply.ended, correct=reply.correct, fault=fault_of(reply.text, form),
-            found=reply.answer or "", wanted=record.answer,
+            prompt=reply.question, text=reply.text, tokens=reply.tokens, well_formed=not fault, ended=reply.ended,
+            truncated=not reply.ended, correct=reply.correct, fault=fault, found=reply.answer or "",
+            wanted=record.answer,
         )
-        for record, reply in zip(records, judged, strict=True)
+        for record, reply, fault in zip(records, judged, faults, strict=True)
     ]  # fmt: skip
 
 
