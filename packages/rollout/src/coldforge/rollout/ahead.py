@@ -13,6 +13,7 @@ from jax.stages import Lowered
 
 from coldforge.modeling import named_sharding
 from coldforge.rollout import programs
+from coldforge.rollout.batcher import empty
 from coldforge.rollout.packing import PackedPrompts
 from coldforge.rollout.sampling import SamplingParams
 from coldforge.rollout.sizes import Sizes
@@ -20,16 +21,8 @@ from coldforge.rollout.sizes import Sizes
 
 def lower(sizes: Sizes, graph: Any, weights: Any, params: SamplingParams) -> dict[str, Lowered]:
     """`prefill` (its largest call), `admit` and `decode` with all slots."""
-    demand = sizes.demand
-    how: dict[str, Any] = {"dtype": demand.dtype, "kv": demand.kv}
-    with programs.mesh_context(demand.mesh):
-        store = jax.eval_shape(
-            lambda: programs.empty_store(demand.model, rows=sizes.store_rows, length=demand.store_length, **how)
-        )
-        slots = jax.eval_shape(
-            lambda: programs.empty_slots(demand.model, rows=sizes.slots, length=demand.length, **how)
-        )
-        store, slots = (_placed(tree, sizes) for tree in (store, slots))
+    with programs.mesh_context(sizes.demand.mesh):
+        store, slots = _placed(jax.eval_shape(lambda: empty(sizes, sizes.slots)), sizes)
         one, ids = np.int32(1), np.zeros(sizes.prefill_shapes[-1], np.int32)
         packed = PackedPrompts(ids, ids, ids, ids, last=np.zeros((sizes.store_rows, 2), np.int32))
         each = np.zeros(sizes.entries, np.int32)

@@ -13,12 +13,12 @@ of several decides alike: decisions follow from what was made, never from clocks
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from coldforge.rollout import programs
 from coldforge.rollout.packing import fit_shape, packed_prompts
@@ -90,11 +90,8 @@ class Batch:
         self._ready: deque[tuple[int, Work, int]] = deque()  # (row of the store, work, number within it)
         self._unfinished: dict[int, list[Sample | None]] = {}
         self._running: list[_Running | None] = [None] * self._first_rows()
-        demand = sizes.demand
-        how: dict[str, Any] = {"dtype": demand.dtype, "kv": demand.kv}
         with self._counted():
-            self._store = programs.empty_store(demand.model, rows=sizes.store_rows, length=demand.store_length, **how)
-            self._slots = programs.empty_slots(demand.model, rows=self.rows, length=demand.length, **how)
+            self._store, self._slots = empty(sizes, self.rows)
 
     def run(self) -> Iterator[Group]:
         """Groups in order of their completion."""
@@ -272,20 +269,22 @@ class Batch:
         smaller = max((rows for rows in self.sizes.buckets if rows < self.live), default=0)
         return min(self.live - smaller, max(1, self.rows // 8))
 
-    def _counted(self) -> "_Counted":
-        return _Counted(self.stats, self.sizes.demand.mesh)
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Inside, the mesh is set; afterwards, what was compiled is counted."""
+        before = programs.compiled()
+        try:
+            with programs.mesh_context(self.sizes.demand.mesh):
+                yield
+        finally:
+            self.stats.compiles += programs.compiled() - before
 
 
-class _Counted:
-    """Inside, the mesh is set; afterwards, what was compiled is counted."""
-
-    def __init__(self, stats: Stats, mesh: Mesh | None):
-        self.stats, self.context = stats, programs.mesh_context(mesh)
-
-    def __enter__(self) -> None:
-        self.before = programs.compiled()
-        self.context.__enter__()
-
-    def __exit__(self, *error) -> None:
-        self.context.__exit__(*error)
-        self.stats.compiles += programs.compiled() - self.before
+def empty(sizes: Sizes, rows: int) -> tuple[programs.Store, programs.Slots]:
+    """A store of prompts, and `rows` slots, that hold nothing."""
+    demand = sizes.demand
+    how: dict[str, Any] = {"dtype": demand.dtype, "kv": demand.kv}
+    return (
+        programs.empty_store(demand.model, rows=sizes.store_rows, length=demand.store_length, **how),
+        programs.empty_slots(demand.model, rows=rows, length=demand.length, **how),
+    )
