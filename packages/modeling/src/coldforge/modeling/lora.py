@@ -107,11 +107,11 @@ def quantized(model: Gemma3, kind: Literal["int8", "nf4"] = "int8") -> Gemma3:
     Raises:
       ValueError: if the weights are quantised already.
     """
-    if any(not isinstance(getattr(m, m.weight_name), nnx.Variable) for m in _projection_modules(model)):
+    if any(not isinstance(getattr(m, m.weight_name), nnx.Variable) for m in _projections(model).values()):
         raise ValueError("the weights are quantised already")
     base = nnx.merge(*nnx.split(model))
     base.lora = None
-    for module in _projection_modules(base):
+    for module in _projections(base).values():
         if module.lora_scale is not None:
             delattr(module, module.weight_name + "_lora_a")
             delattr(module, module.weight_name + "_lora_b")
@@ -167,14 +167,10 @@ def placed_like(new: Any, old: Any) -> Any:
     return new if getattr(new, "sharding", None) == old.sharding else jax.device_put(new, old.sharding)
 
 
-def _projections(model: Gemma3) -> list[str]:
-    """Paths of the modules that can have an adapter, as qwix writes them."""
-    paths = ("/".join(map(str, path)) for path, _ in nnx.iter_modules(model))
-    return [path for path in paths if path.rsplit("/", 1)[-1] in TARGETS]
-
-
-def _projection_modules(model: Gemma3) -> list[Einsum | Linear]:
-    return [module for _, module in nnx.iter_modules(model) if isinstance(module, Einsum | Linear)]
+def _projections(model: Gemma3) -> dict[str, Einsum | Linear]:
+    """The modules that can have an adapter, by their paths as qwix writes them."""
+    modules = nnx.iter_modules(model)
+    return {"/".join(map(str, path)): module for path, module in modules if isinstance(module, Einsum | Linear)}
 
 
 def _rules(model: Gemma3, config: LoraConfig, targets: tuple[str, ...]) -> list[Any]:
