@@ -38,10 +38,7 @@ def has_signal(rewards: Rewards, mask: Mask = None, *, tolerance: float = 0.0) -
     in floating point need not be 0 for equal numbers. Dynamic sampling (DAPO, arXiv:2503.14476, section 3.2) replaces
     groups without signal.
     """
-    rewards, mask = _checked(rewards, mask)
-    top = jnp.where(mask, rewards, -jnp.inf).max(-1)
-    bottom = jnp.where(mask, rewards, jnp.inf).min(-1)
-    return top - bottom > tolerance  # of no sample: −inf − inf
+    return _spread(*_checked(rewards, mask)) > tolerance
 
 
 def grpo(rewards: Rewards, mask: Mask = None, *, epsilon: float = EPSILON, ddof: int = 1) -> Float[Array, "g n"]:
@@ -218,6 +215,11 @@ def _std(centred: Array, mask: Array, axis: int | None, ddof: int) -> Array:
     return jnp.sqrt(squares / jnp.maximum(mask.sum(axis, keepdims=True) - ddof, 1))
 
 
+def _spread(rewards: Array, mask: Array) -> Array:
+    """Largest minus smallest reward of each group; −inf of no sample."""
+    return jnp.where(mask, rewards, -jnp.inf).max(-1) - jnp.where(mask, rewards, jnp.inf).min(-1)
+
+
 def _zero_without_signal(advantages: Array, rewards: Array, mask: Array) -> Array:
     """Exactly 0 where no sample is, and in groups of equal rewards: there r − mean is rounding, which ε magnifies."""
-    return jnp.where(mask & has_signal(rewards, mask)[:, None], advantages, 0)
+    return jnp.where(mask & (_spread(rewards, mask) > 0)[:, None], advantages, 0)
