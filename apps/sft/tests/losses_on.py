@@ -11,9 +11,12 @@ import json
 import sys
 from pathlib import Path
 
-from coldforge.apps.sft import base, build, devices, presets, train
-from coldforge.apps.sft.config import MeshConfig, Options
+from coldforge.apps.sft import build, presets, train
+from coldforge.apps.sft.config import Options
 from coldforge.apps.sft.inputs import find_inputs
+from coldforge.stages import devices
+from coldforge.stages.model import adapted, load_base
+from coldforge.stages.options import MeshConfig
 
 STEPS = 3
 
@@ -35,7 +38,9 @@ def losses(data: Path, tokenizer: Path, which: dict) -> list[float]:
     mesh = devices.make_mesh(config.mesh) if "mesh" in which else None
     inputs = find_inputs(Options(data=data, tokenizer=tokenizer, run=Path(), config=config))
     batches = train.batches_of(inputs, config, devices.row_share(mesh))
-    model = build.adapted(base.load_base(inputs, config, mesh), config)
+    model = adapted(
+        load_base(inputs.weights, config.model, inputs.tokenizer.vocab_size, mesh), config.model, config.lora, seed=0
+    )
     built = build.build(model, config, steps=50, mesh=mesh)
     state, found = built.start(), []
     with devices.use(mesh):

@@ -15,10 +15,11 @@ import pytest
 from flax import nnx
 
 from coldforge import modeling, training
-from coldforge.apps.sft import ask, build, train
-from coldforge.apps.sft.config import ModelConfig
+from coldforge.apps.sft import ask, train
 from coldforge.apps.sft.main import main
 from coldforge.data import Tokenizer
+from coldforge.stages.model import model_config
+from coldforge.stages.options import ModelConfig
 
 # One step and a few short replies, whatever they are: for what happens around training.
 SHORT = (
@@ -106,7 +107,7 @@ def test_an_adapter_is_trained_and_loads_on_the_base(tmp_path: Path, sft: Callab
     run = tmp_path / "run"
     assert sft(run, *SHORT, "--model.train", "lora", "--lora.rank", "4", "--lora.alpha", "8", "--output.merged") == 0
     manifest = training.read_manifest(run)
-    config = build.model_config(ModelConfig(size="tiny"), 340)
+    config = model_config(ModelConfig(size="tiny"), 340)
     base = modeling.init_model(config, seed=0)
     lora = modeling.peft_config(manifest.adapter_path, config)
     assert (lora.rank, lora.alpha) == (4, 8.0)

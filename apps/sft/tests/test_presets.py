@@ -6,12 +6,14 @@ import jax
 import pytest
 
 from coldforge import modeling, training
-from coldforge.apps.sft.build import abstract_model, build
-from coldforge.apps.sft.config import MAY_DIFFER, GateOptions, LoraOptions, OptimizerOptions
+from coldforge.apps.sft.build import build
+from coldforge.apps.sft.config import MAY_DIFFER, GateOptions, OptimizerOptions
 from coldforge.apps.sft.main import parse
 from coldforge.apps.sft.presets import PRESETS
 from coldforge.apps.sft.verdict import limits
 from coldforge.sft import GateLimits
+from coldforge.stages.model import abstract_model
+from coldforge.stages.options import LoraOptions
 
 LINE = ["--data", "data", "--run", "run"]
 
@@ -67,7 +69,7 @@ def test_fields_that_may_differ_exist() -> None:
 @pytest.mark.parametrize("name", ["tiny", "gemma3-270m", "gemma3-4b"])
 def test_a_step_is_built_from_shapes(name: str) -> None:
     config = PRESETS[name]()
-    built = build(abstract_model(config, None), config, steps=10, mesh=None)
+    built = build(abstract_model(config.model, config.lora, None), config, steps=10, mesh=None)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves((built.params, built.frozen)))
     assert built.batch.tokens.shape == (config.batches.accumulation, config.batches.rows, config.batches.seq_len)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(built.params)} == {"float32"}

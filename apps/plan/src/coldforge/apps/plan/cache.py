@@ -17,7 +17,7 @@ from typing import Any
 from coldforge.apps.plan.plan import Failure, Outcome, Plan
 from coldforge.apps.sft.config import SftConfig
 
-PACKAGES = ("modeling", "losses", "training", "sft", "apps.sft")  # whose source a step is made of
+PACKAGES = ("modeling", "losses", "training", "sft", "stages", "apps.sft")  # whose source a step is made of
 
 
 class Cache:

@@ -22,8 +22,9 @@ from coldforge.apps.plan.chips import Slice
 from coldforge.apps.plan.plan import CompilerError, plan_sft
 from coldforge.apps.plan.report import show
 from coldforge.apps.plan.target import MissingCompilerError, prepare_environment, require_compiler
-from coldforge.apps.sft.config import BatchConfig, LoraOptions, MeshConfig, ModelConfig, OptimizerOptions, SftConfig
+from coldforge.apps.sft.config import BatchConfig, OptimizerOptions, SftConfig
 from coldforge.apps.sft.presets import PRESETS
+from coldforge.stages.options import LoraOptions, MeshConfig, ModelConfig
 
 STAGES = ("sft",)
 USAGE = f"""usage: coldforge-plan {{{",".join(STAGES)}}} PRESET --topology CHIP:SHAPE [options]

@@ -192,12 +192,13 @@ def plan_sft(
     """
     devices = slice_devices(slice_)
     from coldforge import modeling
-    from coldforge.apps.sft.build import abstract_model, build
-    from coldforge.apps.sft.devices import make_mesh, use
+    from coldforge.apps.sft.build import build
+    from coldforge.stages.devices import make_mesh, use
+    from coldforge.stages.model import abstract_model
 
     mesh = make_mesh(config.mesh, devices) or modeling.make_mesh(devices=devices)
     start = time.perf_counter()
-    built = build(abstract_model(config, mesh), config, steps=1000, mesh=mesh)
+    built = build(abstract_model(config.model, config.lora, mesh), config, steps=1000, mesh=mesh)
     with use(mesh):
         lowered = built.train_step.lower(built.state, built.frozen, built.batch)
     traced = time.perf_counter()
@@ -260,7 +261,7 @@ def _compile(lowered: Any) -> tuple[Any, Refusal | None]:
 
 def _cost(text: str, found: Estimate, config: SftConfig, mesh: dict[str, int]) -> Cost:
     from coldforge.apps.plan.floor import kernel_flops, step_floor
-    from coldforge.apps.sft.build import model_config
+    from coldforge.stages.model import model_config
 
     model = model_config(config.model)
     places = frames.read(text)

@@ -128,7 +128,7 @@ def run_process(words: list[str], seconds: float) -> Outcome:
 
 def _model(config: SftConfig) -> tuple[Any, float]:
     """The model's sizes, and the bytes of its weights on one device."""
-    from coldforge.apps.sft.build import model_config
+    from coldforge.stages.model import model_config
 
     model = model_config(config.model)
     return model, weights_bytes(config, model.num_params, model.vocab_size * model.embed_dim)

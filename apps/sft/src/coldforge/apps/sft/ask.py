@@ -19,15 +19,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from coldforge import modeling, training
-from coldforge.apps.sft.base import load_base
 from coldforge.apps.sft.build import Built
 from coldforge.apps.sft.config import SftConfig
-from coldforge.apps.sft.devices import everybodys
 from coldforge.apps.sft.grade import grade
 from coldforge.apps.sft.inputs import Inputs, prompt_ids
 from coldforge.data import Record
 from coldforge.rollout import Sample, SamplingParams, generate
 from coldforge.sft import Graded
+from coldforge.stages.devices import everybodys
+from coldforge.stages.model import load_base
 from coldforge.training.files import replace_file
 
 
@@ -99,7 +99,7 @@ def base_replies(
     if everybodys(file.is_file() and not again):
         return read_replies(file)
     if built.config.model.train == "full":
-        model = load_base(inputs, built.config, built.mesh)
+        model = load_base(inputs.weights, built.config.model, inputs.tokenizer.vocab_size, built.mesh)
     else:
         model = built.sampler(_zeros(built))
     replies = ask(model, inputs, built.config, tick=tick)

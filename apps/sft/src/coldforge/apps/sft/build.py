@@ -1,32 +1,30 @@
-"""From a configuration to what runs: mesh, model, the compiled steps, and where every array lives. Imports JAX.
+"""From a model to what runs: the compiled steps, and where every array lives. Imports JAX.
 
-    mesh = make_mesh(config.mesh)
-    built = build(adapted(base, config), config, steps=500, mesh=mesh)            # a real model: what `main` runs
-    built = build(abstract_model(config, mesh), config, steps=500, mesh=mesh)     # shapes only: what can be compiled
+    mesh, parts = make_mesh(config.mesh), (config.model, config.lora)
+    built = build(adapted(base, *parts, seed=0), config, steps=500, mesh=mesh)          # a real model: what `main` runs
+    built = build(abstract_model(*parts, mesh), config, steps=500, mesh=mesh)           # shapes: what can be compiled
     with use(mesh):
         state, metrics = built.train_step(built.start(), built.frozen, place_batch(batch, mesh=mesh))
     built.train_step.lower(built.state, built.frozen, built.batch).compile()      # for a TPU that is not here
 
 The one place where these are put together: training and `coldforge-plan` both come here, so that what was planned is
-what runs. `make_mesh` and `use` are in `devices`.
+what runs. Mesh and model are made by `coldforge.stages`.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from coldforge import modeling, training
-from coldforge.apps.sft.config import ModelConfig, SftConfig
-from coldforge.apps.sft.devices import ROWS
+from coldforge.apps.sft.config import SftConfig
 from coldforge.data.batches import TokenBatch
-from coldforge.modeling.init import state_shardings
 from coldforge.sft import sft_loss
+from coldforge.stages.devices import ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Built:
 
 
 def build(model: modeling.Gemma3, config: SftConfig, *, steps: int, mesh: Mesh | None) -> Built:
-    """Makes the steps for a model that `adapted` or `abstract_model` has made.
+    """Makes the steps for a model that `adapted` or `abstract_model` of `coldforge.stages.model` has made.
 
     Args:
         model: With adapters, or to be trained in full.
@@ -98,51 +96,6 @@ def build(model: modeling.Gemma3, config: SftConfig, *, steps: int, mesh: Mesh |
     )
 
 
-def model_config(model: ModelConfig, vocab_size: int | None = None) -> modeling.Gemma3Config:
-    """Sizes of a model by name. `vocab_size`: of the tiny one, which takes any."""
-    if model.size == "tiny":
-        return modeling.Gemma3Config(
-            vocab_size=vocab_size or 512, embed_dim=64, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16,
-            layer_types=("local", "global"), sliding_window=64, max_seq_len=1024, query_scale=16**-0.5,
-        )  # fmt: skip
-    sizes = {
-        "270m": modeling.gemma3_270m, "1b": modeling.gemma3_1b, "4b": modeling.gemma3_4b,
-        "12b": modeling.gemma3_12b, "27b": modeling.gemma3_27b,
-    }  # fmt: skip
-    return sizes[model.size]()
-
-
-def dtype_of(model: ModelConfig, platform: str) -> Literal["float32", "bfloat16"]:
-    """What the weights become on a platform ("cpu", "tpu"); XLA:CPU multiplies float32 faster in a backward pass."""
-    if model.dtype == "auto":
-        return "float32" if platform == "cpu" else "bfloat16"
-    return model.dtype
-
-
-def adapted(base: modeling.Gemma3, config: SftConfig) -> modeling.Gemma3:
-    """The base with fresh adapters, quantised if asked for; as it is, if all of it is trained."""
-    lora = _lora(config)
-    return base if lora is None else modeling.add_lora(base, lora, rngs=nnx.Rngs(config.loop.seed))
-
-
-def abstract_model(config: SftConfig, mesh: Mesh | None, *, vocab_size: int | None = None) -> modeling.Gemma3:
-    """What `adapted` gives, as shapes, dtypes and shardings: no memory, and no device of the mesh need be here."""
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    dtype = jnp.dtype(dtype_of(config.model, platform))
-    sizes, lora = model_config(config.model, vocab_size), _lora(config)
-
-    def make() -> modeling.Gemma3:
-        base = modeling.Gemma3(sizes, rngs=nnx.Rngs(0), dtype=dtype)
-        return base if lora is None else modeling.add_lora(base, lora, rngs=nnx.Rngs(0))
-
-    model = nnx.eval_shape(make)
-    if mesh is not None:
-        state = nnx.state(model)
-        where = state_shardings(state, mesh)
-        nnx.update(model, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where))
-    return model
-
-
 def abstract_batch(config: SftConfig, mesh: Mesh | None) -> TokenBatch:
     """Shapes of one step's batch, `[accumulation, rows, seq]` each.
 
@@ -167,13 +120,6 @@ def abstract_batch(config: SftConfig, mesh: Mesh | None) -> TokenBatch:
 
 def _zero(config: SftConfig, mesh: Mesh | None) -> str | None:
     return "data" if config.mesh.shard_optimizer and mesh is not None else None
-
-
-def _lora(config: SftConfig) -> modeling.LoraConfig | None:
-    if config.model.train == "full":
-        return None
-    quantize = None if config.lora.quantize == "none" else config.lora.quantize
-    return modeling.LoraConfig(rank=config.lora.rank, alpha=config.lora.alpha, quantize=quantize)
 
 
 def _shapes(model: modeling.Gemma3) -> modeling.Gemma3:

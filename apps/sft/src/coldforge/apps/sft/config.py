@@ -2,7 +2,8 @@
 
 `Options` is the whole command line: where things are, how long this session may take, and an `SftConfig`. A run
 directory belongs to one configuration; what does not decide the loss curve (`MAY_DIFFER`: mesh, gate, intervals) may
-change when the run goes on. Nothing here imports JAX, so that `--help` is quick.
+change when the run goes on. What other stages have too is in `coldforge.stages.options`. Nothing here imports JAX, so
+that `--help` is quick.
 """
 
 import dataclasses
@@ -11,41 +12,13 @@ from typing import Annotated, Literal
 
 import tyro
 
+from coldforge.stages.options import AdamWOptions, LoraOptions, MeshConfig, ModelConfig, SavingOptions, StageOptions
+
 # Fields of an SftConfig that do not decide the loss curve (up to rounding): another session may have others.
 MAY_DIFFER = (
     "mesh.*", "gate.*", "output.*", "model.remat", "model.layers", "optimizer.chunk",
     "loop.eval_*", "loop.checkpoint_*", "loop.keep_last", "loop.sample*", "loop.on_nan",
 )  # fmt: skip
-
-Shown = tyro.conf.arg(metavar="PATH", help_behavior_hint="")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The base model, and how it is computed."""
-
-    size: Literal["tiny", "270m", "1b", "4b", "12b", "27b"]
-    """Which Gemma3. tiny: random weights of a few thousand parameters, with the vocabulary of --tokenizer."""
-    train: Literal["lora", "full"] = "lora"
-    """What is trained: adapters on a frozen base, or every parameter (in float32)."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the base and of the arithmetic. auto: float32 on a CPU, bfloat16 elsewhere."""
-    remat: Literal["none", "block", "full"] = "block"
-    """What the backward pass computes again: nothing, all but attention, everything."""
-    layers: Literal["auto", "scan", "unroll"] = "auto"
-    """Compile a block of layers once (scan), or every layer. auto: scan on TPU."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoraOptions:
-    """The adapters (model.train lora)."""
-
-    rank: int = 64
-    """Columns of A, rows of B."""
-    alpha: float = 64.0
-    """The adapter's output is scaled by alpha / rank."""
-    quantize: Literal["none", "int8", "nf4"] = "none"
-    """How the frozen base is stored: as it is, or as QLoRA in 8 or 4 bits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,43 +38,13 @@ class BatchConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
+class OptimizerOptions(AdamWOptions):
     """AdamW, its schedule, and the loss. `coldforge.training.OptimizerConfig` has the formulas."""
 
-    learning_rate: float = 2e-4
-    """The highest rate, at the end of the warm-up."""
-    warmup: float = 0.1
-    """Share of the steps in which the rate rises."""
-    final_fraction: float = 0.0
-    """Where the cosine ends, as a fraction of the rate (DeepSeek-R1: 0.1)."""
-    weight_decay: float = 0.1
-    """Of matrices, per step and unit of learning rate."""
-    max_grad_norm: float | None = 0.1
-    """Larger gradients are scaled down to this norm."""
-    b1: float = 0.9
-    """Decay of the first moment."""
-    b2: float = 0.999
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Added to the root of the second moment."""
     z_loss: float = 0.0
     """Coefficient of the z-loss (PaLM: 1e-4)."""
     chunk: int | None = None
     """Tokens of a device whose logits exist at a time; None: what is best for the platform."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """How the devices share the work."""
-
-    data: int | None = None
-    """Devices that split the batch and hold whole weights. None: all that fsdp and tensor leave."""
-    fsdp: int = 1
-    """Devices that split batch and weights, for weights that do not fit."""
-    tensor: int = 1
-    """Devices that split heads, MLP and vocabulary."""
-    shard_optimizer: bool = False
-    """Split the optimizer's state over `data` too (ZeRO 1)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,15 +107,11 @@ class GateOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OutputConfig:
+class OutputConfig(SavingOptions):
     """What the run leaves besides adapter, manifest and report."""
 
     take: Literal["last", "best"] = "last"
     """Which state is gated and handed on: that after the last step, or that of the lowest held-out loss."""
-    merged: bool = False
-    """Write the model with its adapter merged in, as a Hugging Face directory."""
-    base_model_name: str | None = None
-    """What the adapter's config names as its base: a hub name or a path."""
     examples: int = 12
     """Replies that the report shows."""
 
@@ -192,37 +131,11 @@ class SftConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distributed:
-    """Several processes, one per host, that train together."""
-
-    initialize: bool = False
-    """Call jax.distributed.initialize; on a TPU slice it finds the rest itself."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, where it is not found."""
-    processes: int | None = None
-    """How many there are."""
-    process: int | None = None
-    """Which of them this is, from 0."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(StageOptions):
     """Cold-start SFT: trains a Gemma3 on a prepared data set, then holds it against its gate."""
 
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """A data set that coldforge-prepare wrote."""
-    run: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Where everything goes. The same command on the same directory continues a run."""
-    weights: Annotated[Path | None, Shown] = None
-    """The base: a Hugging Face directory, a .gguf file or a Coldforge checkpoint. Without it, the 270m's come from the
-    extra."""
-    tokenizer: Annotated[Path | None, Shown] = None
-    """The tokenizer, where it does not lie with the weights."""
-    max_hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
-    """Stop in time: save, and say how to go on."""
-    profile: int = 0
-    """Trace so many steps for TensorBoard's profiler."""
     regate: bool = False
     """Ask the base model again, too, where its replies are kept in the run."""
-    distributed: Distributed = Distributed()
     config: Annotated[SftConfig, tyro.conf.arg(name="")]

@@ -11,9 +11,7 @@ import numpy as np
 
 from coldforge.apps.sft.config import Options, SftConfig
 from coldforge.data import Dataset, Record, Split, Tokenizer, open_dataset
-from coldforge.data.embedded import gemma3_270m
-
-EXTRA = "270m"  # the size whose weights an extra brings
+from coldforge.stages.find import find_tokenizer, find_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,43 +41,14 @@ def find_inputs(options: Options) -> Inputs:
     """
     config = options.config
     dataset = open_dataset(options.data)
-    weights = find_weights(options)
-    tokenizer = find_tokenizer(options, weights)
+    weights = find_weights(options.weights, config.model.size)
+    tokenizer = find_tokenizer(options.tokenizer, weights)
     dataset.check_tokenizer(tokenizer)
     for split in (dataset.train, dataset.heldout):
         check_lengths(split, config.batches.seq_len)
     prompts = choose_prompts(dataset.heldout, config.gate.prompts)
     check_prompts(prompts, config)
     return Inputs(dataset, tokenizer, weights, prompts)
-
-
-def find_weights(options: Options) -> Path | None:
-    """Where the base weights are: at --weights, or in the extra; None for the tiny model's random ones."""
-    if options.weights is not None:
-        if not options.weights.exists():
-            raise FileNotFoundError(f"there is nothing at {options.weights}; --weights takes a path on this machine")
-        return options.weights
-    size = options.config.model.size
-    if size == "tiny":
-        return None
-    if size != EXTRA:
-        raise FileNotFoundError(
-            f"a {size} needs weights: --weights PATH (a Hugging Face directory, a .gguf file or a Coldforge checkpoint)"
-        )
-    return gemma3_270m()
-
-
-def find_tokenizer(options: Options, weights: Path | None) -> Tokenizer:
-    """The tokenizer at --tokenizer, else that which lies with the weights."""
-    place = options.tokenizer or weights
-    if place is None:
-        raise FileNotFoundError("a model of random weights has no tokenizer: pass the data set's with --tokenizer PATH")
-    try:
-        return Tokenizer.load(place)
-    except FileNotFoundError as error:
-        if options.tokenizer is not None:
-            raise
-        raise FileNotFoundError(f"{error} With --tokenizer PATH it may lie elsewhere.") from error
 
 
 def check_lengths(split: Split, seq_len: int) -> None:

@@ -1,38 +1,24 @@
-"""What a run leaves for the next stage: its manifest's entries, and the adapter or the model. Imports JAX."""
+"""What a run says of itself: the manifest's entries of data and figures, and a summary for people. Imports JAX."""
 
 import math
-import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
-from coldforge import modeling, training
+from coldforge import training
 from coldforge.apps.sft.build import Built
-from coldforge.apps.sft.config import SftConfig
 from coldforge.apps.sft.inputs import Inputs
-from coldforge.data import Batches
+from coldforge.data import Batches, Dataset
 from coldforge.sft import FitResult
+from coldforge.stages.find import form_entry
 
-ADAPTER, MODEL, MERGED = "adapter", "model", "merged"
 
-
-def describe(run: training.Run, base: modeling.Gemma3, inputs: Inputs, config: SftConfig) -> None:
-    """Enters what the run is made of, and compares the base's fingerprint with what the run began with.
-
-    Raises:
-        RunError: The base weights are others than those of the run.
-    """
-    fingerprint = modeling.fingerprint(base)
-    run.identify({"base": fingerprint})
-    run.update(
-        base={"path": str(inputs.weights or "random"), "size": config.model.size, "dtype": str(base.dtype),
-              "fingerprint": fingerprint, "quantize": config.lora.quantize},
-        tokenizer={"sha256": inputs.tokenizer.fingerprint, "vocab_size": inputs.tokenizer.vocab_size},
-        dataset={"path": str(inputs.dataset.path), "content_hash": inputs.dataset.content_hash,
-                 "train": len(inputs.dataset.train), "heldout": len(inputs.dataset.heldout)},
-    )  # fmt: skip
+def dataset_entry(dataset: Dataset) -> dict[str, Any]:
+    """What the manifest says of the data: enough for the next stage to ask and to read as this one did."""
+    return {
+        "path": str(dataset.path), "content_hash": dataset.content_hash, "train": len(dataset.train),
+        "heldout": len(dataset.heldout), "form": form_entry(dataset.form),
+    }  # fmt: skip
 
 
 def summary(built: Built, inputs: Inputs, steps: int, batches: Batches) -> str:
@@ -61,37 +47,3 @@ def figures(manifest: training.Manifest, trained: FitResult, clock: training.Thr
     if totals.steps:
         found["trained_tokens_per_second"] = totals.trained_tokens_per_second
     return found | trained.metrics
-
-
-def save_model(built: Built, params: Any, inputs: Inputs, run: training.Run) -> None:
-    """Writes the adapter in PEFT's format (all of the model, where all of it was trained), with the tokenizer.
-
-    What an earlier session left under the same name is replaced. All processes must call this.
-    """
-    config = built.config
-    model = built.sampler(params)
-    if config.model.train == "lora":
-        place = _emptied(run.path / ADAPTER)
-        name = config.output.base_model_name or str(inputs.weights or "random")
-        modeling.save_peft(model, place, base_model_name=name)
-        run.update(adapter=place)
-    else:
-        place = _emptied(run.path / MODEL)
-        modeling.save_hf(model, place)
-    _add_tokenizer(inputs, place)
-    if config.output.merged and config.model.train == "lora":
-        modeling.save_hf(model, _emptied(run.path / MERGED))
-        _add_tokenizer(inputs, run.path / MERGED)
-
-
-def _add_tokenizer(inputs: Inputs, directory: Path) -> None:
-    if jax.process_index() == 0:
-        inputs.tokenizer.save(directory / "tokenizer.model")
-
-
-def _emptied(directory: Path) -> Path:
-    if jax.process_index() == 0 and directory.exists():
-        shutil.rmtree(directory)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"emptied {directory.name}")
-    return directory

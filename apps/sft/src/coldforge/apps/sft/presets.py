@@ -8,16 +8,8 @@ row of 4,096 tokens holds several examples. `coldforge-plan sft PRESET --topolog
 
 from collections.abc import Callable
 
-from coldforge.apps.sft.config import (
-    BatchConfig,
-    GateOptions,
-    LoopConfig,
-    LoraOptions,
-    MeshConfig,
-    ModelConfig,
-    OptimizerOptions,
-    SftConfig,
-)
+from coldforge.apps.sft.config import BatchConfig, GateOptions, LoopConfig, OptimizerOptions, SftConfig
+from coldforge.stages.options import LoraOptions, MeshConfig, ModelConfig
 
 
 def tiny() -> SftConfig:

@@ -18,10 +18,10 @@ from coldforge import training
 from coldforge.apps.sft.ask import sample_texts
 from coldforge.apps.sft.build import Built
 from coldforge.apps.sft.config import MAY_DIFFER, Options, SftConfig
-from coldforge.apps.sft.devices import row_share, use
 from coldforge.apps.sft.inputs import Inputs
 from coldforge.data import Batches, TokenBatch, eval_batches
 from coldforge.sft import FitConfig, FitResult, Parts, Start, resume
+from coldforge.stages.devices import row_share, use
 
 
 def batches_of(inputs: Inputs, config: SftConfig, share: tuple[int, int]) -> Batches:

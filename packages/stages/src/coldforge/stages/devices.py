@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from coldforge import modeling
-from coldforge.apps.sft.config import Distributed, MeshConfig
+from coldforge.stages.options import Distributed, MeshConfig
 
 ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
 
@@ -67,6 +67,12 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """Where the run computes: "cpu", "tpu"; the mesh's devices need not be here."""
+    device: Any = None if mesh is None else mesh.devices.flat[0]
+    return jax.default_backend() if device is None else device.platform
+
+
 def everybodys(answer: bool) -> bool:
     """The first process's answer, in all of them."""
     if jax.process_count() == 1:
@@ -74,3 +80,29 @@ def everybodys(answer: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+
+
+def from_first[T](values: T) -> T:
+    """The first process's arrays, in all of them, to the bit: rewards, say, which one process has worked out.
+
+    Args:
+        values: A pytree of numpy arrays. Other processes pass arrays of the same structure, shapes and dtypes, whose
+            values do not count. All processes must call this.
+    """
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    leaves, tree = jax.tree.flatten(values)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    # As bytes: a device would make float32 of float64. Of a power of two, so that few sizes are ever compiled.
+    sent = b"".join(array.tobytes() for array in arrays)
+    padded = np.zeros(max(1024, 1 << (len(sent) - 1).bit_length()), np.uint8)
+    padded[: len(sent)] = np.frombuffer(sent, np.uint8)
+    got = np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes()
+    found, at = [], 0
+    for array in arrays:
+        part = got[at : at + array.nbytes]
+        found.append(np.frombuffer(part, array.dtype).reshape(array.shape).copy())
+        at += array.nbytes
+    return jax.tree.unflatten(tree, found)

@@ -1,0 +1,159 @@
+"""The model of a run: its sizes, the base loaded where it will live, adapters on it, or its shapes alone. Imports JAX.
+
+base = load_base(weights, options, tokenizer.vocab_size, mesh)      # checked against the size that was asked for
+model = adapted(base, options, lora, seed=0)                        # with fresh adapters, or as it is
+load_adapter(model, "run/adapter")                                  # those of another run in their place
+shapes = abstract_model(options, lora, mesh)                        # to compile for a TPU that is not here
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from coldforge import modeling
+from coldforge.modeling.init import state_shardings
+from coldforge.modeling.load import find_weights
+from coldforge.stages.devices import platform_of
+from coldforge.stages.options import LoraOptions, ModelConfig
+
+COMPARED = ("embed_dim", "mlp_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+
+
+class AdapterError(ValueError):
+    """An adapter is not of the kind that the run's options name; the message says which option to change."""
+
+
+def model_config(model: ModelConfig, vocab_size: int | None = None) -> modeling.Gemma3Config:
+    """Sizes of a model by name. `vocab_size`: of the tiny one, which takes any."""
+    if model.size == "tiny":
+        return modeling.Gemma3Config(
+            vocab_size=vocab_size or 512, embed_dim=64, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16,
+            layer_types=("local", "global"), sliding_window=64, max_seq_len=1024, query_scale=16**-0.5,
+        )  # fmt: skip
+    sizes = {
+        "270m": modeling.gemma3_270m, "1b": modeling.gemma3_1b, "4b": modeling.gemma3_4b,
+        "12b": modeling.gemma3_12b, "27b": modeling.gemma3_27b,
+    }  # fmt: skip
+    return sizes[model.size]()
+
+
+def dtype_of(model: ModelConfig, platform: str) -> Literal["float32", "bfloat16"]:
+    """What the weights become on a platform ("cpu", "tpu"); XLA:CPU multiplies float32 faster in a backward pass."""
+    if model.dtype == "auto":
+        return "float32" if platform == "cpu" else "bfloat16"
+    return model.dtype
+
+
+def lora_config(model: ModelConfig, lora: LoraOptions) -> modeling.LoraConfig | None:
+    """The adapters that the options name; None where all of the model is trained."""
+    if model.train == "full":
+        return None
+    quantize = None if lora.quantize == "none" else lora.quantize
+    return modeling.LoraConfig(rank=lora.rank, alpha=lora.alpha, quantize=quantize)
+
+
+def load_base(weights: Path | None, model: ModelConfig, vocabulary: int, mesh: Mesh | None) -> modeling.Gemma3:
+    """The base without adapters, its weights placed on the mesh; each process reads its own share.
+
+    Args:
+        weights: Where they are; None for random ones.
+        model: Of which size it has to be, and in which dtype.
+        vocabulary: How many tokens the tokenizer has.
+        mesh: None for a single device.
+
+    Raises:
+        ValueError: The weights are of another size, or have fewer tokens than the tokenizer.
+        ConfigError, WeightsError, FileNotFoundError: As `coldforge.modeling.load`.
+    """
+    dtype = dtype_of(model, platform_of(mesh))
+    if weights is None:
+        return modeling.init_model(model_config(model, vocabulary), seed=0, dtype=dtype, mesh=mesh)
+    stored = read_config(weights)
+    if stored is not None:
+        check_size(stored, model, weights)
+    base = modeling.load(weights, dtype=dtype, mesh=mesh)
+    check_size(base.config, model, weights)
+    if vocabulary > base.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {vocabulary:,} tokens and the model {base.config.vocab_size:,}. Pass the model's own "
+            "with --tokenizer PATH"
+        )
+    return base
+
+
+def read_config(path: Path) -> modeling.Gemma3Config | None:
+    """Sizes of a Hugging Face model, without its weights; None for others, which are read quickly or tell late."""
+    kind, place = find_weights(path)
+    return modeling.from_hf(place) if kind == "hf" else None
+
+
+def check_size(found: modeling.Gemma3Config, model: ModelConfig, path: Path) -> None:
+    """Makes sure that weights are of the size that the preset is for; a tiny model may have any."""
+    if model.size == "tiny":
+        return
+    wanted = model_config(model)
+    odd = [name for name in COMPARED if getattr(found, name) != getattr(wanted, name)]
+    if odd:
+        differences = ", ".join(f"{name} {getattr(found, name)} (wanted {getattr(wanted, name)})" for name in odd)
+        raise ValueError(f"the weights at {path} are no {model.size}: {differences}. Choose their own preset")
+
+
+def adapted(base: modeling.Gemma3, model: ModelConfig, lora: LoraOptions, *, seed: int) -> modeling.Gemma3:
+    """The base with fresh adapters, quantised if asked for; as it is, if all of it is trained."""
+    config = lora_config(model, lora)
+    return base if config is None else modeling.add_lora(base, config, rngs=nnx.Rngs(seed))
+
+
+def load_adapter(model: modeling.Gemma3, directory: Path) -> None:
+    """Puts an adapter in PEFT's format on a model with adapters of that kind, in place; the base is not touched.
+
+    That the base's weights are those the adapter was trained on, `coldforge.training.require_identity` shows by the
+    fingerprint in the manifest of the adapter's run.
+
+    Raises:
+        AdapterError: The model's adapters are of another rank or alpha, or on other modules, or it has none.
+        FileNotFoundError: There is no adapter in `directory`.
+        WeightsError: It is damaged, or of a model of other sizes.
+    """
+    found, have = modeling.peft_config(directory, model.config), model.lora
+    if have is None:
+        raise AdapterError(f"the adapter in {directory} needs a model with adapters (--model.train lora)")
+    odd = [
+        f"{name} {getattr(found, name)} (--lora.{name} is {getattr(have, name)})"
+        for name in ("rank", "alpha")
+        if getattr(found, name) != getattr(have, name)
+    ]
+    if odd:
+        raise AdapterError(f"the adapter in {directory} has {', '.join(odd)}. Pass its own")
+    try:
+        modeling.load_peft(model, directory)
+    except modeling.WeightsError:
+        raise
+    except ValueError as error:  # of the same rank and alpha: on other modules
+        raise AdapterError(
+            f"the adapter in {directory} is on the modules {', '.join(found.targets)}; wanted one on "
+            f"{', '.join(have.targets)}, as coldforge-sft makes"
+        ) from error
+
+
+def abstract_model(
+    model: ModelConfig, lora: LoraOptions, mesh: Mesh | None, *, vocab_size: int | None = None
+) -> modeling.Gemma3:
+    """What `adapted` gives, as shapes, dtypes and shardings: no memory, and no device of the mesh need be here."""
+    dtype = jnp.dtype(dtype_of(model, platform_of(mesh)))
+    sizes, config = model_config(model, vocab_size), lora_config(model, lora)
+
+    def make() -> modeling.Gemma3:
+        base = modeling.Gemma3(sizes, rngs=nnx.Rngs(0), dtype=dtype)
+        return base if config is None else modeling.add_lora(base, config, rngs=nnx.Rngs(0))
+
+    made = nnx.eval_shape(make)
+    if mesh is not None:
+        state = nnx.state(made)
+        where = state_shardings(state, mesh)
+        nnx.update(made, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where))
+    return made
