@@ -3,7 +3,8 @@
     experience = with_advantages(experience, config)
     weights, denominator = update_weights(experience, chosen, config)
 
-The functions themselves are `coldforge.losses.advantages` and `aggregation_weights`; here is which one takes what.
+A group without signal (`has_signal`) gets advantages of exactly 0, whichever function it is. The functions themselves
+are `coldforge.losses.advantages` and `aggregation_weights`; here is which one takes what.
 """
 
 import dataclasses
@@ -13,8 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from coldforge.grpo.config import GrpoConfig
-from coldforge.grpo.experience import Experience
+from coldforge.grpo.experience import Experience, Judgement
 from coldforge.losses import advantages, aggregation_weights
+
+
+def has_signal(judgement: Judgement, config: GrpoConfig) -> bool:
+    """Whether a group has anything to teach: what its advantages are made of differs by more than the tolerance.
+
+    That is the rewards, for "gdpo" one of them that has a weight, for "process" the rewards of the steps. Compared in
+    float32, in which advantages are computed.
+    """
+    if config.advantage == "gdpo":
+        weights = dict(config.reward_weights)
+        compared = [values for name, values in judgement.parts.items() if weights.get(name, 1.0) != 0]
+    elif config.advantage == "process":
+        compared = [[reward for one in judgement.steps or () for reward in one.rewards]]
+    else:
+        compared = [judgement.rewards]
+    return any(np.ptp(np.asarray(values, np.float32)) > config.tolerance for values in compared if len(values))
 
 
 def with_advantages(experience: Experience, config: GrpoConfig) -> Experience:
@@ -25,14 +42,27 @@ def with_advantages(experience: Experience, config: GrpoConfig) -> Experience:
         steps that do not cover the tokens.
     """
     if config.advantage == "process":
-        return dataclasses.replace(experience, advantages=_of_steps(experience))
-    if config.by_reward:
-        found = advantages.BY_NAME[config.advantage](experience.grouped_rewards)
+        spread = _of_steps(experience)
     else:
-        found = _gdpo(experience, config)
-    flat = np.asarray(found, np.float32).reshape(-1)
-    spread = [np.full(len(ids), value, np.float32) for ids, value in zip(experience.tokens, flat, strict=True)]
+        by_reward = advantages.BY_NAME.get(config.advantage)
+        found = _gdpo(experience, config) if by_reward is None else by_reward(experience.grouped_rewards)
+        flat = np.asarray(found, np.float32).reshape(-1)
+        spread = [np.full(len(ids), value, np.float32) for ids, value in zip(experience.tokens, flat, strict=True)]
+    for group in range(experience.groups):
+        if not has_signal(_judgement(experience, group), config):
+            for i in range(group * experience.group_size, (group + 1) * experience.group_size):
+                spread[i] = np.zeros_like(spread[i])
     return dataclasses.replace(experience, advantages=spread)
+
+
+def _judgement(experience: Experience, group: int) -> Judgement:
+    """What was said of a group, as far as its advantages depend on it."""
+    own = slice(group * experience.group_size, (group + 1) * experience.group_size)
+    return Judgement(
+        experience.rewards[own].tolist(),
+        {name: values[own].tolist() for name, values in experience.parts.items()},
+        steps=None if experience.steps is None else experience.steps[own],
+    )
 
 
 def _gdpo(experience: Experience, config: GrpoConfig) -> jnp.ndarray:
@@ -50,7 +80,8 @@ def _of_steps(experience: Experience) -> list[np.ndarray]:
     """DeepSeekMath, arXiv:2402.03300, section 4.1.3: a token's advantage is that of its step."""
     if experience.steps is None:
         raise ValueError("advantage 'process' needs a judge that gives `steps`")
-    most = max(len(one.rewards) for one in experience.steps)
+    longest = max(len(one.rewards) for one in experience.steps)
+    most = 1 << max(longest - 1, 0).bit_length()  # powers of two: each shape is compiled for itself
     shape = (experience.groups, experience.group_size, most)
     rewards, mask = np.zeros(shape), np.zeros(shape, bool)
     for i, one in enumerate(experience.steps):
@@ -75,25 +106,25 @@ def update_weights(
     """What each token of a chosen sample weighs, float64 `[chosen]`, and the update's denominator.
 
     Samples that add nothing to the gradient (no advantage, and neither KL nor entropy bonus in the loss) get the weight
-    0, and are not computed at all; the denominator is what it would be with them.
+    0, and are not computed at all; the denominator is what it would be with them. What `overlong_filter` and
+    `drop_equal_groups` leave out is in neither.
     """
+    assert experience.advantages is not None
     index = np.asarray(chosen, np.int64)
-    signal = np.asarray(advantages.has_signal(experience.grouped_rewards, tolerance=config.tolerance))
-    equal = ~np.repeat(signal, experience.group_size)[index]
-    trained = experience.ended[index] if config.overlong_filter else np.ones(len(index), bool)
-    counted = trained & ~equal if config.drop_equal_groups else trained
+    teaches = np.array([own.any() for own in experience.advantages], bool)
+    signal = np.repeat(teaches.reshape(experience.groups, -1).any(1), experience.group_size)
+    trained = experience.ended.copy() if config.overlong_filter else np.ones(experience.samples, bool)
+    if config.drop_equal_groups:
+        trained &= signal
     found = aggregation_weights(
         experience.lengths[index],
         config.aggregation,
         length=config.max_new_tokens if config.aggregation == "constant" else None,
-        trained=trained,
-        counted=counted,
+        trained=trained[index],
     )
     weights = found.weights.copy()
     if not config.policy.needs_reference and not config.policy.needs_entropy:
-        assert experience.advantages is not None
-        idle = np.array([not experience.advantages[i].any() for i in index], bool)
-        weights[idle] = 0.0
+        weights[~teaches[index]] = 0.0
     return weights, found.denominator
 
 

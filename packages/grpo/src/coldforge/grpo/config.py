@@ -10,12 +10,16 @@ update of the policy (DeepSeek-R1: 8,192 samples, 16 minibatches, one inner epoc
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from coldforge.losses import AggregationKind, PolicyLoss, advantages
 
 AdvantageName = Literal["grpo", "dr_grpo", "maxrl", "rloo", "batch_scaled", "gdpo", "process"]
 OldPolicy = Literal["auto", "on_policy", "sampler", "trainer"]
+OnNan = Literal["skip", "stop"]
+KINDS: dict[str, Any] = {
+    "advantage": AdvantageName, "aggregation": AggregationKind, "old_policy": OldPolicy, "on_nan": OnNan
+}  # fmt: skip
 PLAIN = PolicyLoss()  # GRPO's ε, no KL
 
 
@@ -34,15 +38,17 @@ class GrpoConfig:
         ("process", for judges that give `Judgement.steps`).
       reward_weights: for "gdpo": of each reward, by name; those left out weigh 1.
       aggregation: the mean over tokens; see `coldforge.losses.aggregation_weights`.
-      max_new_tokens: of a sample; "constant" aggregation divides by it.
+      max_new_tokens: of a sample, at most; "constant" aggregation divides by it. If given, prompts that leave no room
+        for so many are refused before anything is sampled.
       old_policy: where log π_old comes from: "on_policy" the policy itself, so that every ratio is 1 (one update per
         rollout only); "sampler" as sampled; "trainer" scored once more before the first update. "auto": on_policy for
         one update per rollout, else sampler, or trainer where a correction compares both.
       overlong_filter: samples that were cut off weigh nothing (DAPO).
-      drop_equal_groups: groups of equal rewards leave the denominator.
+      drop_equal_groups: groups of equal rewards leave the update: they count neither in the denominator, nor for KL and
+        entropy. By default they make the step smaller.
       resample: dynamic sampling: groups of equal rewards are replaced by new questions, up to so many times the
         rollout's questions in all; 0: not at all.
-      tolerance: rewards of a group count as equal if they differ by no more.
+      tolerance: rewards of a group count as equal, and teach nothing, if they differ by no more.
       refresh_reference: the reference becomes the policy every so many steps, from the next rollout on; 0: never.
       seed: of samples, and of the split into minibatches.
       eval_every: steps between evaluations; 0: only at the end.
@@ -78,21 +84,27 @@ class GrpoConfig:
     checkpoint_minutes: float = math.inf
     texts: int = 4
     texts_every: int = 1
-    on_nan: Literal["skip", "stop"] = "skip"
+    on_nan: OnNan = "skip"
 
     def __post_init__(self) -> None:
         for name in ("steps", "questions", "minibatches", "inner_epochs", "texts_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("resample", "tolerance", "refresh_reference", "eval_every", "checkpoint_every", "texts"):
+        for name in (
+            "resample", "tolerance", "refresh_reference", "seed", "eval_every", "checkpoint_every",
+            "checkpoint_minutes", "texts",
+        ):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.group_size < 2:
             raise ValueError(
                 f"group_size must be at least 2, got {self.group_size}: an advantage compares a sample with its group"
             )
-        if self.advantage not in get_args(AdvantageName):
-            raise ValueError(f"advantage must be one of {', '.join(get_args(AdvantageName))}, got {self.advantage!r}")
+        for name, kinds in KINDS.items():
+            if (value := getattr(self, name)) not in get_args(kinds):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, got {value!r}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
         if 0 < self.resample < 1:
             raise ValueError(f"resample is a multiple of the rollout's questions, 0 or at least 1; got {self.resample}")
         if (self.aggregation == "constant") and self.max_new_tokens is None:
@@ -105,8 +117,6 @@ class GrpoConfig:
         self._check_old()
 
     def _check_old(self) -> None:
-        if self.old_policy not in get_args(OldPolicy):
-            raise ValueError(f"old_policy must be one of {', '.join(get_args(OldPolicy))}, got {self.old_policy!r}")
         if self.old_policy == "on_policy" and self.updates > 1:
             raise ValueError(
                 f"old_policy 'on_policy' is for one update per rollout, and there are {self.updates}: "

@@ -6,9 +6,10 @@ killed between two updates goes on with the same samples.
 """
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from coldforge.training import load_batch, save_batch
 TEXTS = ("texts", "notes")  # for people, and not stored
 
 
+@runtime_checkable
 class Sampled(Protocol):
     """One sample, as `coldforge.rollout.Sample` is.
 
@@ -156,9 +158,14 @@ def load(path: Path) -> Experience:
     """What `save` wrote.
 
     Raises:
-      FileNotFoundError, ValueError: there is no such file, or it is another one.
+      FileNotFoundError, ValueError: there is no such file, or it is another one, or damaged.
     """
-    arrays, extra = load_batch(path)
+    try:
+        arrays, extra = load_batch(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); delete the newest checkpoint to go on from one before"
+        ) from error
     fields: dict[str, Any] = {
         name: arrays[name] for name in ("positions", "ended", "rewards", "correct", "well_formed")
     }

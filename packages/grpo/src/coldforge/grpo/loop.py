@@ -1,7 +1,8 @@
 """The loop: rollout, rewards, advantages, updates; what it calls, what it keeps, and how it goes on after a kill.
 
-    start = resume(parts, abstract_state) or Start(init_state(params, optimizer, seed), reference=params)
-    result = fit(start, parts, GrpoConfig(steps=1600, questions=512, group_size=16, minibatches=16))
+    config = GrpoConfig(steps=1600, questions=512, group_size=16, minibatches=16)
+    start = resume(parts, abstract_state, config) or new_start(init_state(params, optimizer, seed), config)
+    result = fit(start, parts, config)
     result.reason                      # "done", or why it ended before that
 
 A rollout of `questions × group_size` samples is made by the policy as it is (`rollout.collect`), judged, given
@@ -16,10 +17,10 @@ the checkpoints (`rollouts/`), until no checkpoint needs them.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,136 +31,15 @@ from coldforge.grpo import experience as store
 from coldforge.grpo.advantage import minibatches, update_weights, with_advantages
 from coldforge.grpo.config import GrpoConfig
 from coldforge.grpo.experience import Experience
+from coldforge.grpo.judging import StoppedError
 from coldforge.grpo.measures import rollout_scalars, texts
 from coldforge.grpo.objective import fetched, means
-from coldforge.grpo.packing import BatchShape, Place, Rows, pack, padding_share
-from coldforge.grpo.rollout import Judge, Prompt, Sample, StoppedError, collect
-from coldforge.training import Restored, TrainState
-
-Scalars = dict[str, float]
+from coldforge.grpo.packing import Place, Rows, pack, padding_share
+from coldforge.grpo.parts import FitResult, Parts, Scalars, Start
+from coldforge.grpo.rollout import collect
+from coldforge.training import TrainState
 
 STEP_METRICS = ("loss", "grad_norm", "grad_norm_clipped", "update_norm", "learning_rate", "applied")
-
-
-@runtime_checkable
-class Checkpoints(Protocol):
-    """`coldforge.training.Checkpointer`, as far as it is used."""
-
-    def save(self, step: int, state: Any, data_state: Mapping[str, Any], metrics: Mapping[str, float]) -> None: ...
-    def restore_latest(self, abstract_state: Any) -> Restored | None: ...
-    def steps(self) -> list[int]: ...
-    def wait(self) -> None: ...
-
-
-@runtime_checkable
-class Log(Protocol):
-    """`coldforge.training.MetricLog`, as far as it is used."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-    def text(self, step: int, tag: str, text: str) -> None: ...
-    def sync(self) -> None: ...
-
-
-@runtime_checkable
-class Watch(Protocol):
-    """`coldforge.training.Watchdog`, as far as it is used."""
-
-    def observe(self, step: int, metrics: Mapping[str, float]) -> list[Any]: ...
-    def to_dict(self) -> dict[str, Any]: ...
-    def from_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What the loop calls.
-
-    Attributes:
-      prompt, sample, judge: see `coldforge.grpo.rollout`.
-      train: `(state, batch) -> (state, metrics)`, the compiled step, of `grpo_loss`.
-      score: `(params, batch) -> log-probabilities` `[accumulation, rows, seq]`; needed for a reference, or for
-        old_policy "trainer".
-      shape: of an update's batch; see `packing.shape_for`.
-      checkpoints: where states go to.
-      rollouts: a directory for the samples of the rollout under way; not used if a rollout has one update.
-      place: puts a batch on the devices.
-      evaluate: `(params) -> numbers` over held-out questions, with names such as "eval/correct"; the first is the one
-        that `FitResult.best` is of, the larger the better.
-      keep: `(step, batch, scalars)`, saves a batch that broke an update.
-      question: text of the question at a position, for the log.
-      log, watchdog: see the protocols.
-      compiles: numbers of compiled programs, by name.
-      memory: more scalars for each step.
-      show: `(step, scalars)`, after every step and every evaluation.
-      doing: `(what)`, a context in which something takes long.
-      found: takes each finding of the watchdog.
-      saved: `(step)`, when a checkpoint is complete; told at the latest with the next one.
-      stop: a reason to stop, or None; the same in all processes. Asked once a step, and once a group while sampling.
-      agree: makes one process's yes everybody's; may take a step to do so.
-    """
-
-    prompt: Prompt
-    sample: Sample
-    judge: Judge
-    train: Callable[[TrainState, Any], tuple[TrainState, Mapping[str, Any]]]
-    shape: BatchShape
-    checkpoints: Checkpoints
-    rollouts: Path
-    score: Callable[[Any, Any], Any] | None = None
-    place: Callable[[Any], Any] = lambda batch: batch
-    evaluate: Callable[[Any], Mapping[str, float]] | None = None
-    keep: Callable[[int, Any, Scalars], Any] | None = None
-    question: Callable[[int], str] | None = None
-    log: Log | None = None
-    watchdog: Watch | None = None
-    compiles: Callable[[], Mapping[str, int]] = dict
-    memory: Callable[[], Scalars] = dict
-    show: Callable[[int, Scalars], None] | None = None
-    doing: Callable[[str], Any] | None = None
-    progress: Callable[[int, int], None] = lambda _done, _of: None
-    found: Callable[[Any], None] | None = None
-    saved: Callable[[int], None] | None = None
-    stop: Callable[[], str | None] = lambda: None
-    agree: Callable[[bool], bool] | None = None
-
-
-class Start(NamedTuple):
-    """Where a session begins.
-
-    Attributes:
-      state: its arrays are consumed.
-      reference: parameters of π_ref; None without one.
-      step: how many updates it has behind it.
-      position: of the first question of the next rollout.
-      best: the best evaluation so far.
-    """
-
-    state: TrainState
-    reference: Any = None
-    step: int = 0
-    position: int = 0
-    best: float = -math.inf
-
-
-class FitResult(NamedTuple):
-    """How a session ended.
-
-    Attributes:
-      state: the last one, which is saved.
-      step: how many updates the run has behind it.
-      reason: "done"; or why it ended before its last step: "not finite", "watchdog", or what `Parts.stop` said.
-      metrics: the last value of each scalar in this session.
-      best: the best evaluation of the run; −inf without one.
-      skipped: updates of this session that were not applied.
-      findings: what the watchdog said in this session.
-    """
-
-    state: TrainState
-    step: int
-    reason: str
-    metrics: Scalars
-    best: float
-    skipped: list[int]
-    findings: list[Any]
 
 
 def new_start(state: TrainState, config: GrpoConfig) -> Start:
@@ -194,13 +74,14 @@ def resume(parts: Parts, abstract: TrainState, config: GrpoConfig) -> Start | No
     state = restored.state
     best = -math.inf if place["best"] is None else place["best"]
     reference = state["reference"] if config.policy.needs_reference else None
-    return Start(state["train"], reference, restored.step, place["position"], best)
+    return Start(state["train"], reference, restored.step, place["position"], best, place["owed"])
 
 
 def fit(start: Start, parts: Parts, config: GrpoConfig) -> FitResult:
     """Trains up to `config.steps`, or until it is told to stop; the last state is saved in any case.
 
-    Told to stop while it samples, it drops the rollout under way, which will be made again, the same.
+    Told to stop while it samples, it drops the rollout under way, which will be made again, the same. Told to stop at a
+    step with an evaluation, it saves first; the evaluation is made up for when the run goes on.
 
     Args:
       start: from `resume`, or `new_start`.
@@ -216,7 +97,10 @@ def fit(start: Start, parts: Parts, config: GrpoConfig) -> FitResult:
     if config.old == "trainer" and parts.score is None:
         raise ValueError("old_policy 'trainer' scores samples: the loop needs `Parts.score`")
     run = _Run(start, parts, config)
-    reason = None
+    if start.owed:
+        run.evaluate()
+        run.save()
+    reason = run.fault
     while run.step < config.steps and reason is None:
         number, update = divmod(run.step, config.updates)
         try:
@@ -230,8 +114,8 @@ def fit(start: Start, parts: Parts, config: GrpoConfig) -> FitResult:
             if reason is not None:
                 break
     run.finish()
-    if run.step == config.steps and reason != run.fault:  # it was to stop, and had ended anyway
-        reason = None
+    if run.step == config.steps:  # if it was to stop, it had ended anyway
+        reason = run.fault
     return FitResult(run.state, run.step, reason or "done", run.latest, run.best, run.skipped, run.findings)
 
 
@@ -252,6 +136,7 @@ class _Run:
         self.findings: list[Any] = []
         self.fault: str | None = None
         self._pending: Scalars = {}  # of the rollout, to go with its first update
+        self._measured: Scalars = {}  # by the evaluation of this very step
         self._saved = start.step
         self._saving = False
         self._last_save = time.monotonic()
@@ -263,7 +148,7 @@ class _Run:
             return store.load(rollout_path(parts, number))
         with self.doing("sampling"):
             found, self.position = collect(
-                self.state.params, number, self.position, prompt=parts.prompt, sample=parts.sample, judge=parts.judge,
+                self.state.params, number, self.position, prompt=self._prompt, sample=parts.sample, judge=parts.judge,
                 config=config, stop=parts.stop, progress=parts.progress,
             )  # fmt: skip
         found = with_advantages(found, config)
@@ -291,39 +176,48 @@ class _Run:
         kept = np.flatnonzero(weights)
         batch, _ = pack(rollout, chosen[kept], weights[kept], denominator, parts.shape)
         self.state, metrics = parts.train(self.state, parts.place(batch))
-        self.step += 1
+        self.step, self._measured = self.step + 1, {}
         self._enter(batch, metrics, began)
         if config.refresh_reference and self.step % config.refresh_reference == 0 and self.reference is not None:
             self.reference = _copied(self.state.params)
         last = self.step == config.steps
         reason = self.fault or parts.stop()
-        if last or (config.eval_every and self.step % config.eval_every == 0):
-            self._evaluate()
-        due = config.checkpoint_every and self.step % config.checkpoint_every == 0
-        if last or reason is not None or due or self._late():
-            self._save()
+        look = last or (config.eval_every > 0 and self.step % config.eval_every == 0)
+        if look and reason is not None:
+            self.save(owed=True)  # first: who tells to stop may not wait for more
+        if look and (reason is None or last):
+            self.evaluate()
+        due = config.checkpoint_every > 0 and self.step % config.checkpoint_every == 0
+        if (last or reason is not None or due or self._late()) and (self._saved < self.step or last):
+            self.save()
         return reason or self.fault
 
     def finish(self) -> None:
         """Saves what is not saved yet, and waits for it."""
         if self._saved < self.step:
-            self._save()
+            self.save()
         with self.doing("saving"):
             self._complete()
 
-    @contextmanager
-    def doing(self, what: str) -> Iterator[None]:
-        if self.parts.doing is None:
-            yield
-        else:
-            with self.parts.doing(what):
-                yield
+    def doing(self, what: str) -> AbstractContextManager[Any]:
+        return nullcontext() if self.parts.doing is None else self.parts.doing(what)
+
+    def _prompt(self, position: int) -> np.ndarray:
+        """The prompt at a position, if rows have room for it and a completion."""
+        ids = self.parts.prompt(position)
+        room, longest = self.parts.shape.seq_len, self.config.max_new_tokens
+        if len(ids) + (longest or 1) > room:
+            raise ValueError(
+                f"the prompt of the question at position {position} has {len(ids)} tokens; with a completion of "
+                f"{longest or 'at least 1'} it does not fit into rows of {room}: leave it out, or make rows longer"
+            )
+        return ids
 
     def _scored(self, rollout: Experience, params: Any) -> list[np.ndarray]:
         """Log-probabilities of all completions under `params`, in lots of as many samples as an update has."""
         parts, config = self.parts, self.config
         assert parts.score is not None
-        bare = dataclasses.replace(rollout, advantages=None)
+        bare = dataclasses.replace(rollout, advantages=None, old_logprobs=None, ref_logprobs=None)  # one program
         found: dict[int, np.ndarray] = {}
         size = config.samples // config.minibatches
         order = np.argsort(-rollout.lengths, kind="stable")
@@ -337,19 +231,19 @@ class _Run:
     def _enter(self, batch: Rows, metrics: Mapping[str, Any], began: float) -> None:
         """The numbers of an update, for which it waits; those of its rollout go with the first one."""
         sums = fetched(metrics)
-        scalars: Scalars = {}
+        seconds = time.perf_counter() - began
+        scalars: Scalars = {"time/update": seconds}
         if batch.denominator.sum() == 0:  # known beforehand: no sample has anything to teach
             scalars |= {"train/empty": 1.0, "train/grad_norm": 0.0, "train/learning_rate": sums["learning_rate"]}
         else:
             scalars |= {f"train/{name}": sums[name] for name in STEP_METRICS if name in sums} | means(sums)
-            scalars |= {"train/tokens": sums["tokens"], "data/padding_share": padding_share(batch)}
+            scalars |= {"train/tokens": sums["tokens"], "train/tokens_per_second": sums["tokens"] / seconds}
+            scalars |= {"train/trained_tokens": sums["trained_tokens"], "data/padding_share": padding_share(batch)}
             if not sums["applied"]:
                 self._broke(batch, scalars)
         first = self.step % self.config.updates == 1 or self.config.updates == 1
         if self.config.old == "sampler" and not first:  # then π_θ is not the policy that sampled any more
             scalars = {name: value for name, value in scalars.items() if not name.startswith("policy/gap")}
-        seconds = time.perf_counter() - began
-        scalars |= {"time/update": seconds, "train/tokens_per_second": sums["tokens"] / seconds}
         scalars |= self._pending | {f"compiles/{name}": float(n) for name, n in self.parts.compiles().items()}
         self._pending = {}
         self._tell(self.step, scalars | self.parts.memory())
@@ -361,13 +255,15 @@ class _Run:
         if self.config.on_nan == "stop":
             self.fault = "not finite"
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
+        """Numbers of the policy as it is, over held-out questions."""
         if self.parts.evaluate is None:
             return
         with self.doing("held-out questions"):
             scalars = dict(self.parts.evaluate(self.state.params))
         self._tell(self.step, scalars)
-        self.best = max(self.best, next(iter(scalars.values())))
+        self._measured = scalars
+        self.best = max(self.best, *list(scalars.values())[:1])
 
     def _tell(self, step: int, scalars: Scalars) -> None:
         parts = self.parts
@@ -402,19 +298,20 @@ class _Run:
         late = time.monotonic() - self._last_save >= 60 * self.config.checkpoint_minutes
         return late if self.parts.agree is None else self.parts.agree(late)
 
-    def _save(self) -> None:
+    def save(self, owed: bool = False) -> None:
+        """A checkpoint of this step; `owed`: its evaluation is still to be done."""
         parts = self.parts
         place = {
             "position": self.position,
             "watchdog": None if parts.watchdog is None else parts.watchdog.to_dict(),
             "best": self.best if math.isfinite(self.best) else None,
+            "owed": owed and parts.evaluate is not None,
         }
         with self.doing("saving"):
             if parts.log is not None:
                 parts.log.sync()
             self._complete()
-            scalars = {name: value for name, value in self.latest.items() if name.startswith("eval/")}
-            parts.checkpoints.save(self.step, saved_state(self.state, self.reference), place, scalars)
+            parts.checkpoints.save(self.step, saved_state(self.state, self.reference), place, self._measured)
         self._saved, self._saving, self._last_save = self.step, True, time.monotonic()
 
     def _complete(self) -> None:
@@ -426,9 +323,10 @@ class _Run:
         if self.parts.saved is not None:
             self.parts.saved(self._saved)
         if jax.process_index() == 0:
-            oldest = min(self.parts.checkpoints.steps(), default=0) // self.config.updates
+            within = {step // self.config.updates for step in (*self.parts.checkpoints.steps(), self.step)
+                      if step % self.config.updates}  # fmt: skip
             for path in self.parts.rollouts.glob("rollout_*.npz"):
-                if int(path.stem.removeprefix("rollout_")) < oldest:
+                if int(path.stem.removeprefix("rollout_")) not in within:
                     path.unlink()
 
 

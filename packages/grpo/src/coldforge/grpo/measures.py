@@ -13,32 +13,52 @@ from coldforge.grpo.experience import Experience
 
 RUN = 8  # tokens: shorter runs recur in any worked solution
 
-# Name → meaning and unit, beside `coldforge.training.SCALARS`.
+# Name → meaning and unit, beside `coldforge.training.SCALARS`. "NAME" stands for whatever the judge calls its rewards.
 SCALARS: dict[str, str] = {
-    "reward/total": "mean total reward of the rollout's samples; reward/total_std its standard deviation",
-    "reward/NAME": "the same of each reward by itself, and reward/NAME_std",
-    "rollout/correct": "share of samples with a right answer, of those that were judged",
+    "reward/total": "mean total reward of the rollout's samples",
+    "reward/total_std": "its standard deviation",
+    "reward/NAME": "mean of each reward by itself",
+    "reward/NAME_std": "its standard deviation",
+    "rollout/correct": "share of samples with a right answer, of those whose answer is known to be right or wrong",
     "rollout/format": "share of well-formed samples",
     "rollout/truncated": "share of samples that were cut off",
-    "rollout/zero_variance": "share of groups whose rewards are all equal, of all that were asked for",
-    "rollout/kept_equal": "share of such groups in the update",
+    "rollout/zero_variance": "share of groups without signal (equal rewards), of all that were asked for",
+    "rollout/kept_equal": "share of such groups among those in the update",
     "rollout/asked": "groups that were asked for, those replaced by dynamic sampling included",
-    "rollout/solved": "share of groups in which some sample is right",
-    "rollout/length": "mean tokens of a completion; also _right, _wrong, _max",
+    "rollout/solved": "share of groups in which some sample is right, of those in which that is known",
+    "rollout/length": "mean tokens of a completion",
+    "rollout/length_right": "of right ones",
+    "rollout/length_wrong": "of wrong ones",
+    "rollout/length_max": "the longest",
     "rollout/repetition": "mean share of runs of 8 tokens that occurred before in the same completion",
     "rollout/tokens_per_second": "tokens sampled per second of sampling, all devices",
-    "policy/kl": "mean of the KL estimator in the loss to the reference, nats per token; policy/kl_k3 in any case k3",
+    "train/empty": "1 for an update in which no sample had anything to teach; it changes nothing, and has no loss",
+    "train/tokens": "tokens of the update's rows, prompts included, padding not",
+    "train/trained_tokens": "completion tokens that weigh anything",
+    "policy/kl": "mean of the KL estimator in the loss to the reference, nats per token",
+    "policy/kl_k3": "the same by k3, whatever is in the loss",
     "policy/entropy": "mean entropy of the policy at completion tokens, nats",
-    "policy/ratio": "mean of π_θ / π_old; also _min, _max",
-    "policy/clip_low": "share of tokens whose gradient the lower bound cut; also clip_high, clip_dual",
-    "policy/old_kl": "k3 of π_old to π_θ: how far this update has gone from the samples",
-    "policy/gap": "mean |log π_trainer − log π_sampler| of the same weights, nats per token; also _max",
-    "policy/gap_kl": "the KL that this gap implies",
+    "policy/ratio": "mean of π_θ / π_old",
+    "policy/ratio_min": "the smallest",
+    "policy/ratio_max": "the largest",
+    "policy/clip_low": "share of tokens whose gradient the lower bound cut",
+    "policy/clip_high": "share of tokens whose gradient the upper bound cut",
+    "policy/clip_dual": "share of tokens whose gradient the dual clip cut",
+    "policy/old_kl": "k3 of π_old to π_θ: how far this update is from the samples",
+    "policy/gap": "mean |log π_trainer − log π_sampler| of the same weights, nats per token",
+    "policy/gap_max": "the largest",
+    "policy/gap_kl": "the KL that the gap implies",
+    "policy/correction": "mean of π_old / π_sampler before its bounds",
+    "policy/correction_min": "the smallest",
+    "policy/correction_max": "the largest",
+    "policy/correction_bounded": "share of tokens outside of the correction's bounds",
+    "policy/off_policy": "share of tokens in samples that the off-policy limit left out",
     "time/rollout": "seconds of sampling",
     "time/rewards": "seconds spent waiting for rewards after the last sample",
     "time/score": "seconds of scoring samples under the reference, or the policy before the first update",
     "time/update": "seconds from an update's start to its numbers",
     "compiles/train": "programs compiled for updates so far; 1 is what it should stay at",
+    "compiles/score": "programs compiled for scoring so far",
     "compiles/sample": "programs compiled for the sampler so far",
     "eval/correct": "share of held-out questions answered right",
 }
@@ -68,11 +88,16 @@ def rollout_scalars(experience: Experience) -> dict[str, float]:
     if (known := ~np.isnan(experience.correct)).any():
         right = experience.correct == 1
         found["rollout/correct"] = experience.correct[known].mean()
-        found["rollout/solved"] = right.reshape(experience.groups, -1).any(1).mean()
+        found["rollout/solved"] = _some(right, experience)[_some(known, experience)].mean()
         for name, which in (("right", right), ("wrong", known & ~right)):
             if which.any():
                 found[f"rollout/length_{name}"] = lengths[which].mean()
     return {name: float(value) for name, value in found.items()}
+
+
+def _some(samples: np.ndarray, experience: Experience) -> np.ndarray:
+    """Whether it is so of some sample of a group, bool `[groups]`."""
+    return samples.reshape(experience.groups, -1).any(1)
 
 
 def repeated_share(ids: np.ndarray, run: int = RUN) -> float:

@@ -1,13 +1,13 @@
 """Samples packed into rows for the update: which share a row, and the arrays that the loss reads.
 
     shape = BatchShape(rows=8, seq_len=4096, accumulation=..)
-    batch = pack(experience, chosen, weights, denominator, shape)      # arrays [accumulation, rows, seq]
+    batch, places = pack(experience, chosen, weights, denominator, shape)      # arrays [accumulation, rows, seq]
 
 Prompt and completion of a sample stand in one row, with a segment id of their own, so that no sample sees another. All
 per-token arrays are aligned with the *prediction*: entry t speaks of the token after t. Hence `targets`, and hence a
 sample's last token predicts nothing.
 
-Shapes are fixed, so that nothing is compiled twice: `capacity` says how many rows hold the worst case. What is not
+Shapes are fixed, so that nothing is compiled twice: `shape_for` says how many rows hold the worst case. What is not
 needed stays empty, and the step skips empty micro-batches (`is_empty`).
 """
 
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
       sampler_logprobs: of the target.
       old_logprobs: None where the configuration has none.
       ref_logprobs: None where there is no reference.
-      denominator: `[rows]`; their sum is what the update's loss is divided by.
+      denominator: `[rows]`; their sum over the batch is what the update's loss is divided by.
     """
 
     tokens: Any
@@ -126,9 +126,14 @@ def pack(
     Raises:
       ValueError: if the samples do not fit into the shape.
     """
+    chosen = [int(i) for i in chosen]
     lengths = [len(experience.prompt_of(i)) + len(experience.tokens[i]) for i in chosen]
     if lengths and max(lengths) > shape.seq_len:
-        raise ValueError(f"a sample has {max(lengths)} tokens, prompt included; rows have {shape.seq_len}")
+        place = experience.positions[chosen[int(np.argmax(lengths))] // experience.group_size]
+        raise ValueError(
+            f"a sample of the question at position {place} has {max(lengths)} tokens, prompt included; rows have "
+            f"{shape.seq_len}: make rows longer, or allow shorter prompts or completions"
+        )
     packs = plan(lengths, shape.seq_len)
     total = shape.accumulation * shape.rows
     if len(packs) > total:
@@ -141,7 +146,7 @@ def pack(
     }
     floats |= {name: np.zeros_like(floats["weights"]) for name, values in optional.items() if values is not None}
     denominators = np.zeros(total, np.float32)
-    denominators[: len(packs)] = denominator / max(len(packs), 1)
+    denominators[: bool(packs)] = denominator  # as one number, not as a sum that rounds; without samples 0
     places = []
     # Rows one after the other over the micro-batches: the last ones stay empty as a whole, and are skipped.
     for row, members in enumerate(packs):

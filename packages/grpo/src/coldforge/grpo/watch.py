@@ -233,7 +233,7 @@ class Mismatch(RlRule):
     """Trainer and sampler disagree about the same weights: the commonest silent cause of a collapse."""
 
     def observe(self, step: int, m: Metrics) -> Iterator[Finding]:
-        if "policy/gap" not in m:
+        if "policy/gap" not in m or "rollout/length" not in m:  # once per rollout
             return
         gap, kl = m["policy/gap"], m.get("policy/gap_kl", 0.0)
         if self.lasting(gap > self.limits.gap or kl > self.limits.gap_kl):
