@@ -245,7 +245,9 @@ def make_experience(
         "sampler_logprobs": logprobs(), "old_logprobs": logprobs(), "ref_logprobs": logprobs(),
         "ended": rng.random(groups * size) < 0.7, "rewards": rng.normal(size=groups * size), "parts": {},
         "correct": np.full(groups * size, np.nan), "well_formed": np.full(groups * size, np.nan),
-        "counts": {"asked": float(groups), "equal": 0.0, "kept_equal": 0.0, "seconds": 2.0, "waited": 1.0, "tokens": 10.0},
+        "counts": {
+            "asked": float(groups), "equal": 0.0, "kept_equal": 0.0, "seconds": 2.0, "waited": 1.0, "tokens": 10.0
+        },
     }  # fmt: skip
     return Experience(**(given | other))
 

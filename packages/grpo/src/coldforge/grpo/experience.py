@@ -160,12 +160,9 @@ def load(path: Path) -> Experience:
     Raises:
       FileNotFoundError, ValueError: there is no such file, or it is another one, or damaged.
     """
-    try:
-        arrays, extra = load_batch(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); delete the newest checkpoint to go on from one before"
-        ) from error
+    if path.exists() and not zipfile.is_zipfile(path):  # cut short, say
+        raise ValueError(f"{path} is damaged; delete the newest checkpoint, to go on from one before it")
+    arrays, extra = load_batch(path)
     fields: dict[str, Any] = {
         name: arrays[name] for name in ("positions", "ended", "rewards", "correct", "well_formed")
     }

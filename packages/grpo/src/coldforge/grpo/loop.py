@@ -263,7 +263,7 @@ class _Run:
             scalars = dict(self.parts.evaluate(self.state.params))
         self._tell(self.step, scalars)
         self._measured = scalars
-        self.best = max(self.best, *list(scalars.values())[:1])
+        self.best = max(self.best, next(iter(scalars.values()), -math.inf))
 
     def _tell(self, step: int, scalars: Scalars) -> None:
         parts = self.parts
