@@ -17,7 +17,8 @@ from flax import nnx
 from coldforge import modeling, training
 from coldforge.apps.sft import ask, train
 from coldforge.apps.sft.main import main
-from coldforge.data import Tokenizer
+from coldforge.data import ReasoningFormat, Tokenizer
+from coldforge.stages.find import form_of
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
 
@@ -58,6 +59,8 @@ def test_a_whole_run_leaves_what_the_next_stage_needs(finished: Path, tokenizer:
     assert 0 < manifest.figures["hours"] < 1
     assert manifest.figures["eval/loss"] == training.read_metrics(finished)["eval/loss"][1][-1]
     assert manifest.base["fingerprint"] == manifest.identity["base"]
+    assert manifest.dataset["form"]["template"] == "Think, then answer."
+    assert form_of(manifest) == ReasoningFormat(template="Think, then answer.")
     model = modeling.load(finished / "model")
     assert model.config.vocab_size == Tokenizer.load(finished / "model").vocab_size == 340
     checkpoint = json.loads((finished / "checkpoints/step_00000050/coldforge.json").read_text())

@@ -81,5 +81,5 @@ def form_of(manifest: "training.Manifest") -> ReasoningFormat:
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{where} is of a release that does not say which form its model replies in, and its data set cannot be "
-            f"opened: {error} Bring it back to {path}, or start the run's own command once more, which enters the form"
+            f"opened: {error} Bring it back to {path}"
         ) from error

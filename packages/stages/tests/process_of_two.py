@@ -1,0 +1,44 @@
+"""One of two processes of four devices each (started by test_devices.py).
+
+    process_of_two.py PORT RANK
+
+Prints as JSON what it has got from the first process, and which rows it reads under some meshes.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from coldforge.stages import devices
+from coldforge.stages.options import Distributed, MeshConfig
+
+
+def main(port: str, rank: int) -> None:
+    devices.join(Distributed(initialize=True, coordinator=f"localhost:{port}", processes=2, process=rank))
+    own = {
+        "rewards": np.array([[0.1, np.pi], [1e-300, -np.inf]]) * (1 if rank == 0 else 0),  # float64
+        "right": (np.arange(1500) % 3 == 0) & (rank == 0),
+        "step": np.int64(2**40 + 1) if rank == 0 else np.int64(0),
+        "none": np.zeros((0, 2), np.float32),
+    }
+    got = devices.from_first(own)
+    meshes = {
+        "data 8": MeshConfig(),
+        "data 2 fsdp 2 tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
+        "tensor 8": MeshConfig(tensor=8),
+    }
+    print(json.dumps({
+        "dtypes": {name: str(array.dtype) for name, array in got.items()},
+        "rewards": [value.hex() for value in got["rewards"].ravel().tolist()],
+        "right": int(got["right"].sum()), "step": int(got["step"]), "none": got["none"].shape,
+        "writable": got["rewards"].flags.writeable,
+        "yes": devices.everybodys(rank == 0), "no": devices.everybodys(rank == 1), "first": devices.first(),
+        "shares": {name: devices.row_share(devices.make_mesh(mesh)) for name, mesh in meshes.items()},
+        "devices": jax.device_count(),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

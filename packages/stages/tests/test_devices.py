@@ -1,0 +1,60 @@
+"""Meshes, and what processes tell each other; two real ones in test_two_processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from coldforge.stages.devices import everybodys, first, from_first, make_mesh, row_share, use
+from coldforge.stages.options import MeshConfig
+
+
+def test_a_single_device_needs_no_mesh() -> None:
+    one = jax.devices()[:1]
+    assert make_mesh(MeshConfig(), one) is None
+    assert row_share(None) == (0, 1)
+    with use(None):
+        assert first()
+    with pytest.raises(ValueError, match="1"):
+        make_mesh(MeshConfig(fsdp=2), one)
+
+
+def test_a_process_alone_keeps_its_own() -> None:
+    values = {"a": np.arange(3.0)}
+    assert from_first(values)["a"] is values["a"]
+    assert everybodys(True)
+    assert not everybodys(False)
+
+
+def test_two_processes() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    script = str(Path(__file__).with_name("process_of_two.py"))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(port), str(rank)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    found = [json.loads(out.splitlines()[-1]) for out, _ in said]  # Gloo writes above it
+    shares, firsts = [one.pop("shares") for one in found], [one.pop("first") for one in found]
+    assert firsts == [True, False]
+    assert found[0] == found[1] == {
+        "dtypes": {"rewards": "float64", "right": "bool", "step": "int64", "none": "float32"},
+        "rewards": [value.hex() for value in (0.1, np.pi, 1e-300, -np.inf)],
+        "right": 500, "step": 2**40 + 1, "none": [0, 2], "writable": True, "yes": True, "no": False, "devices": 8,
+    }  # fmt: skip
+    assert [one["data 8"] for one in shares] == [[0, 2], [1, 2]]
+    assert [one["data 2 fsdp 2 tensor 2"] for one in shares] == [[0, 2], [1, 2]]
+    assert [one["tensor 8"] for one in shares] == [[0, 1], [0, 1]], "both hold all rows"

@@ -1,0 +1,75 @@
+"""Weights, tokenizer and form are found, or what is missing is named."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from coldforge import training
+from coldforge.data import AnswerKind, Example, ReasoningFormat, Record, Tokenizer, tokenize, write_dataset
+from coldforge.stages.find import find_tokenizer, find_weights, form_entry, form_of
+
+FORM = ReasoningFormat(("<think>", "</think>"), ("<answer>", "</answer>"), "Think in {reasoning[0]}, please.")
+
+
+def test_weights(tmp_path: Path) -> None:
+    assert find_weights(None, "tiny") is None
+    assert find_weights(tmp_path, "1b") == tmp_path
+    with pytest.raises(FileNotFoundError, match="nothing at nowhere; --weights takes a path"):
+        find_weights(Path("nowhere"), "1b")
+    with pytest.raises(FileNotFoundError, match="a 1b needs weights: --weights PATH"):
+        find_weights(None, "1b")
+
+
+def test_tokenizer(vocabulary: Path, tmp_path: Path) -> None:
+    assert find_tokenizer(vocabulary, None).vocab_size == 300
+    assert find_tokenizer(None, vocabulary.parent).vocab_size == 300
+    assert find_tokenizer(vocabulary, tmp_path).vocab_size == 300, "the one that is named comes first"
+    with pytest.raises(FileNotFoundError, match=r"random weights has no tokenizer: .* --tokenizer PATH"):
+        find_tokenizer(None, None)
+    with pytest.raises(FileNotFoundError, match="With --tokenizer PATH it may lie elsewhere"):
+        find_tokenizer(None, tmp_path)
+    with pytest.raises(FileNotFoundError) as named:
+        find_tokenizer(tmp_path / "nowhere", vocabulary.parent)
+    assert "elsewhere" not in str(named.value)
+
+
+def manifest(directory: Path, **dataset: object) -> training.Manifest:
+    """That of a run with this data set, as read from its file."""
+    with training.open_run(directory, stage="sft", config={}, command="") as run:
+        run.update(dataset=dataset)
+        run.close("finished", "")
+    return training.read_manifest(directory)
+
+
+def test_the_form_comes_back_from_the_manifest(tmp_path: Path) -> None:
+    read = manifest(tmp_path / "run", path="nowhere", form=form_entry(FORM))
+    assert form_of(read) == FORM
+    assert form_of(read).instruction == "Think in <think>, please."
+
+
+def test_the_form_of_an_older_run_comes_from_its_data_set(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    example = Example("sums", 0, "What is 1 + 2?", "Add 1 and 2.", "3", AnswerKind.NUMBER)
+    one = Record.of(example, tokenize(example, tokenizer, FORM))
+    other = dataclasses.replace(one, index=1)
+    write_dataset(tmp_path / "data", [one], [other], tokenizer=tokenizer, form=FORM)
+    read = manifest(tmp_path / "run", path=str(tmp_path / "data"))
+    assert form_of(read) == FORM
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"the sft run in .*run .*cannot be opened: .* Bring it back to .*data"):
+        form_of(read)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ({}, "does not say which form its model replies in, and names no data set"),
+        ({"form": {"reasoning": ["<think>", "</think>"]}}, "the form in the manifest .* cannot be read"),
+        ({"form": "<think>"}, "the form in the manifest .* cannot be read"),
+        ({"form": form_entry(FORM) | {"answer": ["<think>", "</think>"]}}, "cannot be told apart"),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_named(tmp_path: Path, dataset: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        form_of(manifest(tmp_path / "run", **dataset))
