@@ -8,6 +8,7 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -24,23 +25,30 @@ from coldforge.grpo import (
     Ask,
     BatchShape,
     Experience,
+    FitResult,
     GrpoConfig,
     Judgement,
     Parts,
+    RlLimits,
     Start,
+    fit,
     grpo_loss,
     is_empty,
     make_score,
     new_start,
     resume,
+    rl_rules,
     shape_for,
 )
 from coldforge.losses import PolicyLoss
 from coldforge.training import (
     Checkpointer,
+    MetricLog,
     OptimizerConfig,
     TrainState,
     TrainStep,
+    Watchdog,
+    WatchdogConfig,
     abstract_state,
     init_state,
     make_optimizer,
@@ -138,7 +146,7 @@ def judge(position: int, samples: Sequence[Any]) -> Judgement:
     return Judgement(
         rewards=[a + 0.1 * b for a, b in zip(good, ended, strict=True)],
         parts={"good": good, "ended": ended},
-        correct=[float(value > 0.5) for value in good],
+        correct=[float(value > 0) for value in good],
         well_formed=ended,
         texts=[" ".join(map(str, one.tokens)) for one in samples],
         notes=[f"question {position}"] * len(samples),
@@ -224,6 +232,74 @@ def begin(parts: Parts, config: GrpoConfig) -> Start:
 
 def make_checkpointer(directory: Path, **other: Any) -> Checkpointer:
     return Checkpointer(directory / "checkpoints", identity={}, **other)
+
+
+RESUMED = GrpoConfig(
+    steps=8, questions=4, group_size=4, minibatches=2, policy=PolicyLoss(beta=0.05, entropy_bonus=0.01), seed=3,
+    resample=2.0, refresh_reference=3, eval_every=3, checkpoint_every=2, texts=3,
+)  # fmt: skip
+ON_DEVICES = GrpoConfig(
+    steps=6, questions=4, group_size=4, minibatches=2, policy=PolicyLoss(beta=0.05, clip_high=0.28), seed=3,
+    resample=2.0, refresh_reference=3, old_policy="trainer", checkpoint_every=0,
+)  # fmt: skip
+ALARMED = RlLimits(rollouts=1, window=2, truncated=0.01, equal_groups=0.01, repetition=0.01, gap=1e-9, kl=1e-9)
+
+
+def some_equal(position: int, samples: Sequence[Any]) -> Judgement:
+    """As `judge`; every third question is worth the same in any case."""
+    found = judge(position, samples)
+    return found._replace(rewards=[0.5] * len(samples)) if position % 3 == 0 else found
+
+
+class Session(NamedTuple):
+    """What is left of a session that has ended."""
+
+    result: FitResult
+    first: int
+    watchdog: dict[str, Any]
+    reference: Any
+
+
+def session(
+    directory: Path, *, disturb: Callable[[str], None] = lambda what: None, stop: Callable[[], str | None] | None = None
+) -> Session:
+    """A session of the run in `directory`, as a program has it: real checkpoints, log and watchdog.
+
+    `disturb` is told of everything that begins, and may raise, or kill the process.
+    """
+    config = RESUMED
+    watchdog = Watchdog(WatchdogConfig(cooldown=3), rules=rl_rules(ALARMED))
+
+    def disturbed(what: str, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            disturb(what)
+            return function(*arguments)
+
+        return call
+
+    def sample(params: Any, asks: Sequence[Ask]) -> Any:
+        for answer in sampler(params, asks):
+            disturb("sample")
+            yield answer
+
+    def evaluate(params: Any) -> dict[str, float]:
+        return {"eval/correct": float(jax.device_get(params)["own"].sum())}
+
+    with make_checkpointer(directory) as checkpoints:
+        parts = make_parts(
+            config, directory, checkpoints=checkpoints, watchdog=watchdog, sample=sample,
+            judge=disturbed("judge", some_equal), evaluate=disturbed("evaluate", evaluate),
+            question=lambda position: f"question {position}", **({} if stop is None else {"stop": stop}),
+        )  # fmt: skip
+        checkpoints.save = disturbed("save", checkpoints.save)  # type: ignore[method-assign]
+        start = begin(parts, config)
+        with MetricLog(directory, step=start.step or None) as log:
+            parts = dataclasses.replace(parts, log=log, train=disturbed("train", parts.train))
+            result = fit(start, parts, config)
+        abstract = abstract_state(make_params(), make_optimizer(OPTIMIZER, STEPS))
+        again = resume(parts, abstract, config)
+        assert again is not None
+        return Session(result, start.step, watchdog.to_dict(), jax.device_get(again.reference))
 
 
 def make_experience(

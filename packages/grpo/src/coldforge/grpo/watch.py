@@ -1,6 +1,6 @@
 """What goes wrong in reinforcement learning without an error: rules for `coldforge.training.Watchdog`.
 
-    watchdog = Watchdog(rules=rl_rules(RlLimits(stop=True), watchdog_config))
+    watchdog = Watchdog(config, rules=rl_rules(RlLimits(stop=True), config))    # config: a WatchdogConfig
 
 No signal: groups all equal, rewards all zero, gradients of zero. Collapse: the reward falls, lengths run to the cap,
 entropy leaves its band, the KL explodes, repetition rises. Mismatch: trainer and sampler disagree about the same
