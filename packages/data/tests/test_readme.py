@@ -47,3 +47,18 @@ def test_the_data_sets_example_runs(
     [example] = [text for text in EXAMPLES if "prepare(" in text]
     exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
     assert re.fullmatch(r"\d+ \d+ [a-z]+ [0-9a-f]{8}\n", capsys.readouterr().out)
+
+
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")  # of a module that reasoning-gym imports, when first compiled
+def test_the_questions_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"What is {n} + 1?", "answer": f"One more than {n}.\n#### {n + 1}"} for n in range(30)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [example] = [text for text in EXAMPLES if "open_questions(" in text]
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert re.match(r"-?\d+ auto \S+ \[.*\]\n\{'count': ", capsys.readouterr().out)
+    assert len(names["train"]) + len(names["heldout"]) == 230 - names["train"].dropped.get("duplicate", 0)
+    assert names["prompt"].endswith(names["question"].text)

@@ -9,6 +9,9 @@ vocabulary out of a GGUF file.
 `filters` and `duplicates` judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens;
 `audit` counts what became of the rows, and `audit_page` shows it. `dataset` is what they become on disk;
 `packing` plans which examples share a row, and `batches` reads them for training and evaluation.
+
+`questions` is what reinforcement learning asks: `question_rows` makes them of rows, `question_gym` of reasoning-gym's
+tasks, `question_order` says which is next.
 """
 
 from coldforge.data.audit import Audit, Sample, SourceAudit
@@ -28,7 +31,8 @@ from coldforge.data.filters import (
 )
 from coldforge.data.format import FormatError, ReasoningFormat, Reply
 from coldforge.data.packing import Plan, plan_rows
-from coldforge.data.records import AnswerKind, Example, Refusal, Row
+from coldforge.data.questions import Questions, open_questions, split_questions
+from coldforge.data.records import AnswerKind, Example, Question, Refusal, Row
 from coldforge.data.sources import read_rows
 from coldforge.data.tokenizer import StreamDecoder, Tokenizer
 from coldforge.data.tokens import Part, Tokens, loss_weights, tokenize
@@ -49,6 +53,8 @@ __all__ = [
     "NearDuplicates",
     "Part",
     "Plan",
+    "Question",
+    "Questions",
     "ReasoningFormat",
     "Record",
     "Refusal",
@@ -69,10 +75,12 @@ __all__ = [
     "loss_weights",
     "mixed_language",
     "open_dataset",
+    "open_questions",
     "plan_rows",
     "read_rows",
     "render_chat",
     "repetition",
+    "split_questions",
     "tokenize",
     "write_dataset",
 ]

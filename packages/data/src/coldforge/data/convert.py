@@ -59,7 +59,9 @@ class _Exchange(NamedTuple):
     reply: str
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
+    """A row is refused, on the way to `convert`'s answer. `refusal` says why."""
+
     def __init__(self, reason: str, detail: str) -> None:
         self.refusal = Refusal(reason, detail)
         super().__init__(detail)
@@ -85,7 +87,7 @@ def convert(row: Row, how: Conversion | None = None) -> Example | Refusal:
         if "conversations" in row.data or "messages" in row.data:
             return _from_exchange(row, _exchange(row.data), how)
         return _from_worked(row, how)
-    except _RefusedError as refused:
+    except RefusedError as refused:
         return refused.refusal
 
 
@@ -93,43 +95,41 @@ def _exchange(data: Mapping[str, Any]) -> _Exchange:
     """Finds system message, question and reply in a row with `conversations` or `messages`."""
     found = {name: _turns(name, data[name]) for name in ("conversations", "messages") if data.get(name) is not None}
     if not any(found.values()):
-        raise _RefusedError("empty-conversation", "there is no message; wanted a question and a reply.")
+        raise RefusedError("empty-conversation", "there is no message; wanted a question and a reply.")
     turns, *others = [turns for turns in found.values() if turns]
     if others and [turn for turn in others[0] if turn[0] != "system"] != [
         turn for turn in turns if turn[0] != "system"
     ]:
-        raise _RefusedError("two-conversations", "`conversations` and `messages` differ; drop one of the columns.")
-    system = _text("system", data.get("system") or "")
+        raise RefusedError("two-conversations", "`conversations` and `messages` differ; drop one of the columns.")
+    system = clean_text("system", data.get("system") or "")
     if turns[0][0] == "system":
         if system and turns[0][1].strip() != system:
-            raise _RefusedError("two-systems", "the column `system` and the system message differ; drop one of them.")
+            raise RefusedError("two-systems", "the column `system` and the system message differ; drop one of them.")
         system, turns = turns[0][1].strip(), turns[1:]
     roles = [role for role, _ in turns]
     if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
-        raise _RefusedError(
-            "wrong-roles", f"the roles are {', '.join(roles) or 'system only'}; wanted user, assistant."
-        )
+        raise RefusedError("wrong-roles", f"the roles are {', '.join(roles) or 'system only'}; wanted user, assistant.")
     if len(roles) > 2:
-        raise _RefusedError("several-turns", f"there are {len(roles)} messages; wanted one question and one reply.")
-    return _Exchange(system, _text("question", turns[0][1]), _text("reply", turns[1][1]))
+        raise RefusedError("several-turns", f"there are {len(roles)} messages; wanted one question and one reply.")
+    return _Exchange(system, clean_text("question", turns[0][1]), clean_text("reply", turns[1][1]))
 
 
 def _turns(column: str, turns: Any) -> list[tuple[str, str]]:
     """Returns (role, text) of each message, in the names that we use."""
     if isinstance(turns, str) or not isinstance(turns, (list, tuple)):
-        raise _RefusedError("bad-content", f"`{column}` is of type {type(turns).__name__}; wanted a list of messages.")
+        raise RefusedError("bad-content", f"`{column}` is of type {type(turns).__name__}; wanted a list of messages.")
     found = []
     for index, turn in enumerate(turns):
         keys = next((keys for keys in (("from", "value"), ("role", "content")) if _has(turn, keys)), None)
         if keys is None:
-            raise _RefusedError(
+            raise RefusedError(
                 "unknown-schema", f"message {index} is {turn!r:.80}; wanted from and value, or role and content."
             )
         role, text = turn[keys[0]], turn[keys[1]]
         if not isinstance(role, str) or role not in _ROLES:
-            raise _RefusedError("wrong-roles", f"message {index} has the role {role!r}; known are {', '.join(_ROLES)}.")
+            raise RefusedError("wrong-roles", f"message {index} has the role {role!r}; known are {', '.join(_ROLES)}.")
         if not isinstance(text, str):
-            raise _RefusedError("bad-content", f"message {index} is of type {type(text).__name__}; wanted a string.")
+            raise RefusedError("bad-content", f"message {index} is of type {type(text).__name__}; wanted a string.")
         found.append((_ROLES[role], text))
     return found
 
@@ -138,15 +138,19 @@ def _has(turn: Any, keys: tuple[str, str]) -> bool:
     return isinstance(turn, Mapping) and all(key in turn for key in keys)
 
 
-def _text(name: str, text: Any) -> str:
-    """Returns a text without the white space around it, once it is one."""
+def clean_text(name: str, text: Any) -> str:
+    """Returns a text without the white space around it, once it is one.
+
+    Raises:
+        RefusedError: It is no string ("bad-content"), or damaged ("bad-unicode"). `name` says what it is of the row.
+    """
     if not isinstance(text, str):
-        raise _RefusedError("bad-content", f"the {name} is of type {type(text).__name__}; wanted a string.")
+        raise RefusedError("bad-content", f"the {name} is of type {type(text).__name__}; wanted a string.")
     if match := _SURROGATE.search(text):
-        raise _RefusedError("bad-unicode", f"the {name} holds {match[0]!r}, half a character; wanted Unicode text.")
+        raise RefusedError("bad-unicode", f"the {name} holds {match[0]!r}, half a character; wanted Unicode text.")
     if "\ufffd" in text:
         where = text.index("\ufffd")
-        raise _RefusedError(
+        raise RefusedError(
             "bad-unicode", f"the {name} was damaged by decoding: {text[max(0, where - 20) : where + 20]!r}."
         )
     return text.strip()
@@ -156,15 +160,15 @@ def _from_exchange(row: Row, exchange: _Exchange, how: Conversion) -> Example:
     """Cuts a reply by the tags that it carries."""
     system, question, reply = exchange
     if not reply:
-        raise _RefusedError("empty-conversation", "the reply is empty; wanted reasoning and an answer.")
+        raise RefusedError("empty-conversation", "the reply is empty; wanted reasoning and an answer.")
     style = next(
         (style for style in (STRATOS, how.form, R1_ZERO) if any(tag in reply for tag in style.reasoning)), None
     )
     if style is None and (tag := next((tag for tag in (*STRATOS.answer, *how.form.answer) if tag in reply), None)):
-        raise _RefusedError("no-reasoning", f"the reply has {tag} but no tags of reasoning; wanted both.")
+        raise RefusedError("no-reasoning", f"the reply has {tag} but no tags of reasoning; wanted both.")
     if style is None:
         if not how.accept_worked:
-            raise _RefusedError("no-reasoning", "the reply has no tags; wanted reasoning and an answer between tags.")
+            raise RefusedError("no-reasoning", "the reply has no tags; wanted reasoning and an answer between tags.")
         return _from_solution(row, question, reply, how, system)
     if any(tag in system for tag in style.tags):
         system = ""
@@ -194,9 +198,9 @@ def _sections(reply: str, style: ReasoningFormat) -> tuple[str, str]:
             return head.strip(), solution.strip()
         return style.parse(reply)
     except EmptySectionError as error:
-        raise _RefusedError("no-reasoning" if error.section == "reasoning" else "empty-answer", str(error)) from error
+        raise RefusedError("no-reasoning" if error.section == "reasoning" else "empty-answer", str(error)) from error
     except FormatError as error:
-        raise _RefusedError("broken-tags", str(error)) from error
+        raise RefusedError("broken-tags", str(error)) from error
 
 
 def _with_prose(reasoning: str, answer: Answer, how: Conversion) -> str:
@@ -213,8 +217,8 @@ def _from_worked(row: Row, how: Conversion) -> Example:
     if question is None or solution is None:
         columns = ", ".join(map(str, data)) or "none"
         wanted = "conversations, messages, or question and solution"
-        raise _RefusedError("unknown-schema", f"the columns are {columns}; wanted {wanted}.")
-    return _from_solution(row, _text("question", question), _text("solution", solution), how, gold=gold)
+        raise RefusedError("unknown-schema", f"the columns are {columns}; wanted {wanted}.")
+    return _from_solution(row, clean_text("question", question), clean_text("solution", solution), how, gold=gold)
 
 
 def _from_solution(
@@ -224,30 +228,30 @@ def _from_solution(
     question = _BOX_REQUEST.sub("", question)
     answer = _answer(solution, question)
     if gold is not None:
-        gold = _text("answer", str(gold) if isinstance(gold, (int, float)) else gold)
+        gold = clean_text("answer", str(gold) if isinstance(gold, (int, float)) else gold)
         if not answers_agree(answer.text, gold):
-            raise _RefusedError(
+            raise RefusedError(
                 "answer-differs", f"the solution gives {answer.text!r:.60}, the column answer {gold!r:.60}."
             )
         answer = answer._replace(text=unwrap(gold))  # "36" where the solution says "36.0"
     if not answer.prose:
-        raise _RefusedError("no-reasoning", "the solution is nothing but the answer; wanted the way to it.")
+        raise RefusedError("no-reasoning", "the solution is nothing but the answer; wanted the way to it.")
     return _example(row, system, question, answer.prose, answer, how)
 
 
 def _answer(solution: str, question: str) -> Answer:
     answer = find_answer(solution, question)
     if isinstance(answer, Refusal):
-        raise _RefusedError(*answer)
+        raise RefusedError(*answer)
     return answer
 
 
 def _example(row: Row, system: str, question: str, reasoning: str, answer: Answer, how: Conversion) -> Example:
     """Makes the example, unless the format cannot hold it."""
     if not question:
-        raise _RefusedError("empty-question", "the question is empty; wanted what the user asks.")
+        raise RefusedError("empty-question", "the question is empty; wanted what the user asks.")
     try:
         how.form.render_parts(reasoning, answer.text)
     except FormatError as error:
-        raise _RefusedError("tags-in-content", str(error)) from error
+        raise RefusedError("tags-in-content", str(error)) from error
     return Example(row.source, row.index, question, reasoning, answer.text, AnswerKind(answer.kind), system)

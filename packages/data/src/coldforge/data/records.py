@@ -1,11 +1,13 @@
 """What travels from a source to the tokens: a raw `Row`, the `Example` made of it, or the `Refusal` that says why not.
 
 Standard library only. `sources` gives rows, `convert` makes examples of them, `filters` and `duplicates` judge
-examples, `tokens` encodes them, `audit` counts what happened.
+examples, `tokens` encodes them, `audit` counts what happened. A `Question` is what reinforcement learning asks
+(`questions`): there is no reply yet, only what it will be judged by.
 """
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -84,3 +86,33 @@ class Example:
             FormatError: Reasoning or answer contains one of the tags.
         """
         return [*self.prompt(form), {"role": "assistant", "content": form.render(self.reasoning, self.answer)}]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a model is asked, and what its answer is compared with.
+
+    As `coldforge.rewards` takes it: `Response(…, question=text, gold=answer, meta={**meta, "kind": kind})`.
+
+    Attributes:
+        id: 16 hexadecimal digits that follow from source and text alone.
+        text: What the user asks, without any instruction on the reply's form.
+        answer: The right answer, bare: "72"; None: only the task's own scorer can tell.
+        kind: What the answer is: "auto" (to be seen from it), "number", "expression", "choice", "text", "exact"; for
+            "code" and "proof" nothing is compared.
+        source: What the question is counted under: a file's, a data set's or a task's name.
+        meta: What a scorer needs besides, as JSON holds it: "choices" (the words of a multiple choice, A first), "id"
+            (the row's own); of reasoning-gym "scorer", "task" and "entry".
+    """
+
+    id: str
+    text: str
+    answer: str | None
+    kind: str
+    source: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def question_id(source: str, text: str) -> str:
+    """Returns `Question.id`."""
+    return hashlib.blake2b(f"{source}\0{text}".encode(), digest_size=8).hexdigest()

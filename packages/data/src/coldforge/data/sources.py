@@ -114,6 +114,11 @@ def read_file(path: Path, *, start: int = 0) -> Iterator[Row]:
     return reader(path, start)
 
 
+def is_row_file(path: Path) -> bool:
+    """Says whether a file of this name would be read; whether there is one is not looked at."""
+    return _reader(path) is not None
+
+
 def _reader(path: Path) -> Callable[[Path, int], Iterator[Row]] | None:
     return _READERS.get(Path(path.name.removesuffix(".gz")).suffix)
 
@@ -244,11 +249,14 @@ _READERS: dict[str, Callable[[Path, int], Iterator[Row]]] = {
 _DATASETS_OWN = ("dataset_info.json", "state.json")
 
 
-def read_hub(name: str, *, split: str = "train", revision: str | None = None, start: int = 0) -> Iterator[Row]:
+def read_hub(
+    name: str, *, config: str | None = None, split: str = "train", revision: str | None = None, start: int = 0
+) -> Iterator[Row]:
     """Reads a data set from the Hugging Face hub while it downloads, without a copy on disk.
 
     Args:
         name: `owner/name`; it is the rows' source.
+        config: Which of its data sets, where it has several, as "main". None: the only one, or its default.
         split: Which split.
         revision: A commit, branch or tag. None: the newest.
         start: The first row to read.
@@ -258,7 +266,8 @@ def read_hub(name: str, *, split: str = "train", revision: str | None = None, st
         Others: What `datasets.load_dataset` raises without a network, for an unknown name or split.
     """
     datasets = needs("datasets", "hub", f"{name} from the hub")
-    rows = datasets.load_dataset(name, split=split, streaming=True, revision=revision)
+    names = [name] if config is None else [name, config]
+    rows = datasets.load_dataset(*names, split=split, streaming=True, revision=revision)
     rows = rows.skip(start) if start else rows
     return (Row(name, index, data) for index, data in enumerate(rows, start))
 
