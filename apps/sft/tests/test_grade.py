@@ -6,40 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coldforge.apps.sft.grade import FALLBACKS, fault_of, grade
+from coldforge.apps.sft.grade import grade
 from coldforge.data import AnswerKind, ReasoningFormat, Record
-from coldforge.rewards import Tags, extract
+from coldforge.rewards import Tags
 
 FORM = ReasoningFormat()
 RECORD = Record(np.zeros(2, np.int32), np.zeros(2, np.uint8), "s", 0, "How many?", "", "So.", "12", AnswerKind.NUMBER)
-
-
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        (FORM.render("3 times 4", "12"), "12"),
-        ("<reasoning>3 times 4 <answer>12</answer>", "12"),
-        ("<answer>11</answer> no: <answer> 12", "11"),
-        (r"It is $\boxed{12}$, not 13.", "12"),
-        ("3 * 4 = 12\n#### 12", "12"),
-        ("First 3, then 4.\nThe answer is 12.", "12"),
-        ("With 3 boxes of 4 there are 12 apples in 1,200.50 crates", "1,200.50"),
-        ("from here, after much thought, I would say that it is minus −4", "−4"),
-        ("perhaps one day somebody will come along who knows", ""),
-        ("unknown", "unknown"),
-        ("", ""),
-        (r"broken \boxed{12", "12"),
-    ],
-)
-def test_answers_are_found_in_any_form(text: str, answer: str) -> None:
-    assert (extract(text, FORM, FALLBACKS) or "") == answer
-
-
-def test_equal_faults_have_equal_names() -> None:
-    assert fault_of(FORM.render("a", "b"), FORM) == ""
-    assert fault_of("<answer>3</answer>", FORM) == "<reasoning> occurs 0 times"
-    before = [fault_of(word + FORM.render("a", "b"), FORM) for word in ("So ", "Well ")]
-    assert before == ["there is text before the sections"] * 2
 
 
 def test_replies_become_graded_ones() -> None:

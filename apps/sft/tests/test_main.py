@@ -19,6 +19,7 @@ from coldforge.apps.sft import ask, train
 from coldforge.apps.sft.main import main
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.stages.find import form_of
+from coldforge.stages.gate import read_replies
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
 
@@ -68,7 +69,7 @@ def test_a_whole_run_leaves_what_the_next_stage_needs(finished: Path, tokenizer:
     found = losses(finished)
     assert len(found) == 50
     assert found[-1] < 0.2 < 6 < found[0]
-    tuned = ask.read_replies(finished / "gate/tuned.jsonl")
+    tuned = read_replies(finished / "gate/tuned.jsonl")
     assert sum(reply.well_formed and reply.ended for reply in tuned) >= 15
 
 
@@ -90,7 +91,7 @@ def test_a_failed_gate_says_why_and_another_limit_needs_no_training(
 ) -> None:
     assert sft(copied, "--gate.max-new-tokens", "24", "--gate.prompts", "12", "--gate.min-prompts", "13") == 2
     assert "gate.min-prompts = 13 prompts, and there are 12" in capsys.readouterr().err
-    replies = ask.read_replies(copied / "gate/tuned.jsonl")
+    replies = read_replies(copied / "gate/tuned.jsonl")
     broken = [dataclasses.replace(reply, text="<answer>", well_formed=False, fault="no tags") for reply in replies]
     with monkeypatch.context() as patch:
         patch.setattr(ask, "graded", lambda *args: broken)

@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from itertools import batched
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +26,8 @@ from coldforge.data import Record
 from coldforge.rollout import Sample, SamplingParams, generate
 from coldforge.sft import Graded
 from coldforge.stages.devices import everybodys
+from coldforge.stages.gate import read_replies, write_replies
 from coldforge.stages.model import load_base
-from coldforge.training.files import replace_file
 
 
 def sampling(config: SftConfig, inputs: Inputs) -> SamplingParams:
@@ -118,20 +117,6 @@ def sample_texts(built: Built, params: nnx.State, inputs: Inputs) -> dict[str, s
     texts = [inputs.tokenizer.decode(sample.tokens, skip_special=False) for [sample] in found]
     pairs = enumerate(zip(records, texts, strict=True))
     return {f"samples/{i}": f"{record.question}\n\n{text}\n\n(wanted: {record.answer})" for i, (record, text) in pairs}
-
-
-def write_replies(path: Path, replies: Sequence[Graded]) -> None:
-    """One JSON object per reply; the first process writes."""
-    if jax.process_index() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as file:
-            rows = (json.dumps(dataclasses.asdict(reply), ensure_ascii=False) for reply in replies)
-            file.writelines(row.encode() + b"\n" for row in rows)
-
-
-def read_replies(path: Path) -> list[Graded]:
-    """What `write_replies` wrote."""
-    return [Graded(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 
 def _key(inputs: Inputs, config: SftConfig, run: training.Run) -> str:

@@ -64,11 +64,14 @@ def work(
 ) -> int:
     """Training, adapter, gate, report: the stage itself, in an open run."""
     from coldforge import sft
-    from coldforge.apps.sft import ask, build, report, train, verdict
+    from coldforge.apps.sft import ask, build, train, verdict
     from coldforge.apps.sft.output import dataset_entry, figures, summary
+    from coldforge.apps.sft.story import STORY
     from coldforge.stages import devices
+    from coldforge.stages.gate import show
     from coldforge.stages.model import adapted, load_base
     from coldforge.stages.output import describe, save_model
+    from coldforge.stages.report import write_report
 
     config, notes = options.config, Console(stderr=True, quiet=not devices.first(), highlight=False)
     build.abstract_batch(config, mesh)  # refuses rows that cannot be split, before any weight is read
@@ -102,8 +105,8 @@ def work(
     except verdict.StoppedError as stopped:
         return broken_off(run, steps, str(stopped), notes)
     if devices.first():
-        verdict.show(result, before, after, Console())
-        report.write_report(run, result, before, after, count=config.output.examples)
+        show(result, before, after, Console())
+        write_report(run, result, before, after, STORY, count=config.output.examples)
     failed = ", ".join(check.name for check in result.checks if not check.passed)
     run.close("finished", f"gate failed: {failed}" if failed else "gate passed")
     notes.print(f"{run.report}\n{run.manifest.adapter_path or run.path / 'model'}", soft_wrap=True)

@@ -4,6 +4,7 @@ It needs nothing besides itself: curves, drawn by matplotlib, stand in it as SVG
 wrote is escaped.
 """
 
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from coldforge import training
-from coldforge.apps.sft.verdict import in_words, table_rows
 from coldforge.sft import GateResult, Graded, examples
+from coldforge.stages.gate import Labels, in_words, table_rows
 from coldforge.training.files import replace_file
 
 STYLE = """
@@ -29,46 +30,49 @@ svg{width:100%;height:auto;display:block}.ok{color:#17692f}.fails{color:#b00020;
 td.value{overflow-wrap:anywhere}.gate td,.gate th{white-space:nowrap}
 """
 # Title → the curves in it, by name in metrics.jsonl, and whether the axis is logarithmic.
-CURVES: dict[str, tuple[dict[str, str], bool]] = {
-    "Loss, nats a token": ({"train/loss": "trained on", "eval/loss": "held out"}, False),
-    "Loss by part": (
-        {
-            "train/loss_reasoning": "reasoning", "train/loss_answer": "answer",
-            "eval/loss_reasoning": "reasoning, held out", "eval/loss_answer": "answer, held out",
-        },
-        False,
-    ),
-    "Gradient norm": ({"train/grad_norm": "before clipping", "train/grad_norm_clipped": "after"}, True),
-    "Learning rate": ({"train/learning_rate": "rate"}, False),
-    "Tokens a second": (
-        {"train/tokens_per_second": "without padding", "train/trained_tokens_per_second": "with a loss weight"}, False,
-    ),
-}  # fmt: skip
+type Curves = Mapping[str, tuple[Mapping[str, str], bool]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """What a stage's page tells.
+
+    Attributes:
+        title: The stage's name.
+        curves: See `Curves`.
+        labels: Of the two models that the gate compares.
+    """
+
+    title: str
+    curves: Curves
+    labels: Labels
 
 
 def write_report(
-    run: training.Run, result: GateResult, base: Sequence[Graded], tuned: Sequence[Graded], *, count: int
+    run: training.Run, result: GateResult, base: Sequence[Graded], tuned: Sequence[Graded], story: Story, *, count: int
 ) -> None:
     """Writes the page of a run whose manifest is up to date. `count`: examples to show."""
-    page = report_page(run.manifest, run.config, training.read_metrics(run.path), result, examples(base, tuned, count))
+    shown = examples(base, tuned, count)
+    page = report_page(run.manifest, run.config, training.read_metrics(run.path), result, shown, story)
     with replace_file(run.report) as file:
         file.write(page.encode("utf-8", "replace"))
 
 
 def report_page(
     manifest: training.Manifest, config: Mapping[str, Any], curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    result: GateResult, shown: Sequence[tuple[Graded, Graded]],
+    result: GateResult, shown: Sequence[tuple[Graded, Graded]], story: Story,
 ) -> str:  # fmt: skip
     """The page as text."""
-    title = f"Cold start: {manifest.directory.name}"
+    title = f"{story.title}: {manifest.directory.name}"
     made_of = {"base": manifest.base, "data": manifest.dataset, "tokenizer": manifest.tokenizer}
     verdict, word = ("ok", "passed") if result.passed else ("fails", "failed")
+    drawn = "".join(_curve(name, *what, curves) for name, what in story.curves.items())
     body = [
         f'<h1>{escape(title)} <span class="verdict {verdict}">gate {word}</span></h1>',
         f'<p class="quiet">{escape(manifest.updated)} · <code>{escape(manifest.command)}</code></p>',
-        f"<h2>Gate</h2>{_gate(result)}",
-        f'<h2>Curves</h2><div class="curves">{"".join(_curve(t, *what, curves) for t, what in CURVES.items())}</div>',
-        "<h2>Examples</h2>" + "".join(_example(old, new) for old, new in shown),
+        f"<h2>Gate</h2>{_gate(result, story.labels)}",
+        f'<h2>Curves</h2><div class="curves">{drawn}</div>',
+        "<h2>Examples</h2>" + "".join(_example(old, new, story.labels) for old, new in shown),
         _findings(manifest.figures.get("findings", ())),
         f"<h2>Figures</h2>{_mapping({k: v for k, v in manifest.figures.items() if k != 'findings'})}",
         f"<h2>Made of</h2>{_mapping(made_of)}",
@@ -82,17 +86,17 @@ def report_page(
     )
 
 
-def _gate(result: GateResult) -> str:
+def _gate(result: GateResult, labels: Labels) -> str:
     rows = []
     for name, wanted, measured, before, passed in table_rows(result):
         mark = "" if passed is None else '<span class="ok">ok</span>' if passed else '<span class="fails">fails</span>'
         cells = [*map(escape, (name, wanted, measured, before)), mark]
         rows.append("".join(f"<td>{cell}</td>" for cell in cells))
-    head = "".join(f"<th>{name}</th>" for name in ("", "wanted", "tuned (95 %)", "base", ""))
+    head = "".join(f"<th>{name}</th>" for name in ("", "wanted", f"{labels.tuned} (95 %)", labels.base, ""))
     table = f"<tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in rows)
     why = "".join(f"<li>{escape(check.name)}: {escape(check.why)}</li>" for check in result.checks)
     notes = "".join(f'<li class="quiet">{escape(note)}</li>' for note in result.notes)
-    faults = f"<p>Faults of the tuned model's form:</p>{_mapping(result.tuned.faults)}" if result.tuned.faults else ""
+    faults = f"<p>Faults of form, {labels.tuned}:</p>{_mapping(result.tuned.faults)}" if result.tuned.faults else ""
     return f'<div class="scroll gate"><table>{table}</table></div><ul>{why}{notes}</ul>{faults}'
 
 
@@ -124,9 +128,9 @@ def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapp
     return f'<figure role="img" aria-label="{escape(title)}" style="margin:0">{svg[svg.index("<svg") :]}</figure>'
 
 
-def _example(old: Graded, new: Graded) -> str:
+def _example(old: Graded, new: Graded, labels: Labels) -> str:
     parts = []
-    for name, reply in (("tuned", new), ("base", old)):
+    for name, reply in ((labels.tuned, new), (labels.base, old)):
         parts.append(f"<p><b>{name}</b>: {escape(in_words(reply))}</p><pre>{escape(reply.text)}</pre>")
     wanted = f'<p class="quiet">wanted: {escape(new.wanted)}</p>'
     summary = f"{in_words(new).partition(',')[0]}: {new.prompt}"

@@ -6,8 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from coldforge import training
-from coldforge.apps.sft.report import report_page
 from coldforge.sft import GateLimits, Graded, judge
+from coldforge.stages.gate import COLD_START
+from coldforge.stages.report import Story, report_page
+
+STORY = Story(
+    "Cold start",
+    {
+        "Loss, nats a token": ({"train/loss": "trained on", "eval/loss": "held out"}, False),
+        "Gradient norm": ({"train/grad_norm": "before clipping"}, True),
+    },
+    COLD_START,
+)
 
 
 def graded(index: int, text: str, **more: object) -> Graded:
@@ -27,7 +37,7 @@ def page(**curves: tuple[list[int], list[float]]) -> str:
     result = judge(base, tuned, GateLimits())
     arrays = {name: (np.array(steps), np.array(values)) for name, (steps, values) in curves.items()}
     return report_page(
-        manifest, {"optimizer": {"learning_rate": 0.01}}, arrays, result, list(zip(base, tuned, strict=True))[:3]
+        manifest, {"optimizer": {"learning_rate": 0.01}}, arrays, result, list(zip(base, tuned, strict=True))[:3], STORY
     )
 
 

@@ -1,0 +1,73 @@
+"""Held-out questions put to the policy: before, on the way, and for the gate; and the sampler that training uses.
+
+    sampler = Sampler(built, inputs)
+    for index, samples in sampler(params, asks): ...      # of a rollout
+    replies = ask(sampler, params, questions, judging)    # one graded reply to each held-out question
+
+Imports JAX. All processes of a run sample together and get the same samples.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from coldforge.apps.grpo.build import Built
+from coldforge.apps.grpo.inputs import Inputs
+from coldforge.apps.grpo.judge import Judging
+from coldforge.data.questions import Question
+from coldforge.grpo import Ask
+from coldforge.rollout import Request, Sample
+from coldforge.sft import Graded
+from coldforge.stages.devices import use
+
+
+class Sampler:
+    """Samples for rollouts and for held-out questions, from engines whose programs are compiled once."""
+
+    def __init__(self, built: Built, inputs: Inputs) -> None:
+        self.built, self.inputs = built, inputs
+        stop = inputs.tokenizer.stop_ids
+        self.rollouts = built.engine(stop_ids=stop)
+        self.heldout = built.engine(temperature=built.config.loop.eval_temperature, stop_ids=stop)
+
+    def __call__(self, params: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Sample]]]:
+        """Groups of a rollout, each as soon as it is whole."""
+        requests = [Request(id=a.index, prompt=a.prompt, n=a.samples, seed=a.seed) for a in asks]
+        with use(self.built.mesh):
+            yield from self.rollouts.run(requests, weights=params)
+
+    def replies(self, params: Any, questions: Sequence[Question]) -> list[Sample]:
+        """One reply to each question, the same ones for the same parameters."""
+        requests = [Request(id=i, prompt=self.inputs.prompt(question), seed=i) for i, question in enumerate(questions)]
+        with use(self.built.mesh):
+            found = {group.id: group.samples[0] for group in self.heldout.run(requests, weights=params)}
+        return [found[i] for i in range(len(questions))]
+
+    @property
+    def compiles(self) -> int:
+        """Programs compiled for sampling so far."""
+        return self.rollouts.compiles + self.heldout.compiles
+
+
+def ask(sampler: Sampler, params: Any, questions: Sequence[Question], judging: Judging) -> list[Graded]:
+    """One graded reply to each question; the first process grades, and all get what it found."""
+    samples = sampler.replies(params, questions)
+    graded = judging.graded(questions, samples) if jax.process_index() == 0 else []
+    return _from_first(graded)
+
+
+def _from_first(replies: list[Graded]) -> list[Graded]:
+    if jax.process_count() == 1:
+        return replies
+    data = np.frombuffer(json.dumps([dataclasses.asdict(r) for r in replies]).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.zeros(size, np.uint8)
+    if jax.process_index() == 0:
+        padded[:] = data
+    whole = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded)))
+    return [Graded(**fields) for fields in json.loads(whole)]

@@ -1,0 +1,165 @@
+"""Presets: each a function that fills in a `GrpoRunConfig`, and says for what, with which command, and what it came to.
+
+`r1` has DeepSeek-R1's numbers (arXiv:2501.12948, section 3.2.1; the seed's section 8); `dapo`, `dr_grpo` and `gspo` are
+the published variants of it on the same hardware. `gemma3-270m` and `gemma3-1b` are for a CPU and for a v5e-8. Learning
+rates are those of adapters, about ten times those of the papers, which train all parameters (LoRA Without Regret finds
+the same factor for supervised training and RL); clipping at ε = 10 is given a dual clip, since a ratio of a negative
+advantage has no bound otherwise. `coldforge-plan grpo PRESET --topology …` says what a preset takes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from coldforge.apps.grpo.config import (
+    AlgorithmOptions,
+    GrpoAdamW,
+    GrpoGate,
+    GrpoLoop,
+    GrpoRunConfig,
+    PolicyOptions,
+    QuestionOptions,
+    RewardOptions,
+    RolloutOptions,
+    RowOptions,
+)
+from coldforge.stages.options import MeshConfig, ModelConfig
+
+
+def tiny() -> GrpoRunConfig:
+    """A Gemma3 of a few thousand parameters, to see everything happen in a minute or two.
+
+        coldforge-grpo tiny --from SFT_RUN --run RUN --questions.sources QUESTIONS.jsonl
+
+    Hardware: any CPU. All parameters are trained, as the preset tiny of coldforge-sft does. The gate asks for no form.
+    """
+    return GrpoRunConfig(
+        model=ModelConfig(size="tiny", train="full", remat="none"),
+        questions=QuestionOptions(heldout=100),
+        rollout=RolloutOptions(questions=16, group_size=8, max_prompt_tokens=192, max_new_tokens=48),
+        rows=RowOptions(rows=4),
+        optimizer=GrpoAdamW(learning_rate=1e-3),
+        loop=GrpoLoop(steps=100, eval_every=50, checkpoint_every=25, texts=2),
+        gate=GrpoGate(format=0.0, ended=0.0, truncated=1.0, min_prompts=8),
+    )
+
+
+def gemma3_270m() -> GrpoRunConfig:
+    """Gemma3 270M on a CPU, with the base weights of the extra `gemma3-270m`.
+
+        coldforge-grpo gemma3-270m --from SFT_RUN --run RUN --questions.sources "chain_sum:5000?min_terms=2"
+
+    Hardware: two CPU cores. Short questions with short replies, or an update takes minutes.
+    """
+    return GrpoRunConfig(
+        model=ModelConfig(size="270m"),
+        rollout=RolloutOptions(questions=8, group_size=8, max_prompt_tokens=128, max_new_tokens=128, slots=64),
+        rows=RowOptions(seq_len=512, rows=2),
+        policy=PolicyOptions(beta=0.001),
+        optimizer=GrpoAdamW(learning_rate=5e-5),
+        loop=GrpoLoop(steps=60, eval_every=20, checkpoint_every=5),
+    )
+
+
+def gemma3_1b() -> GrpoRunConfig:
+    """Gemma3 1B on a v5e-8 (a Kaggle or Colab notebook), weights replicated.
+
+        coldforge-grpo gemma3-1b --from SFT_RUN --weights gemma-3-1b-pt --run RUN --max-hours 8.7 \
+            --questions.sources openai/gsm8k:main
+
+    Hardware: TPU v5e-8. Hours and score: not run. One update per rollout of 32 × 16 samples, so that it is on-policy.
+    """
+    return GrpoRunConfig(
+        model=ModelConfig(size="1b"),
+        rollout=RolloutOptions(max_prompt_tokens=512, max_new_tokens=1536),
+        rows=RowOptions(seq_len=8192, rows=8),
+        policy=PolicyOptions(beta=0.001),
+        loop=GrpoLoop(steps=400),
+        mesh=MeshConfig(),
+    )
+
+
+def r1() -> GrpoRunConfig:
+    """DeepSeek-R1's first RL stage, for Gemma3 1B on a v5e-8: 8,192 samples a rollout, 16 updates of 32 × 16.
+
+        coldforge-grpo r1 --from SFT_RUN --weights gemma-3-1b-pt --run RUN --questions.sources QUESTIONS --max-hours 8.7
+
+    Hardware: TPU v5e-8 and up. Hours and score: not run. The paper's numbers: 16 samples a question, 32 questions an
+    update, 512 a rollout, one inner epoch, T 1, ε 10, β 0.001, 32,768 tokens, reference := policy every 400 steps,
+    accuracy, format and language with equal weights. Not the paper's: the learning rate (3e-6 trains all parameters)
+    and the dual clip.
+    """
+    return GrpoRunConfig(
+        model=ModelConfig(size="1b", remat="full"),
+        rollout=RolloutOptions(questions=512, group_size=16, max_prompt_tokens=1024, max_new_tokens=31744),
+        rewards=RewardOptions(language=1.0),
+        algorithm=AlgorithmOptions(minibatches=16, refresh_reference=400),
+        policy=PolicyOptions(clip_low=10.0, clip_high=10.0, dual_clip=3.0, beta=0.001),
+        rows=RowOptions(seq_len=32768, rows=8),
+        loop=GrpoLoop(steps=1600, eval_every=80, checkpoint_every=4),
+        mesh=MeshConfig(data=1, fsdp=8),
+    )
+
+
+def dapo() -> GrpoRunConfig:
+    """DAPO (arXiv:2503.14476): clip-higher, token mean, dynamic sampling, soft overlong punishment, no KL.
+
+        coldforge-grpo dapo --from SFT_RUN --weights gemma-3-1b-pt --run RUN --questions.sources QUESTIONS
+
+    Hardware: TPU v5e-8. Hours and score: not run. The paper: 512 questions × 16, 16 updates a rollout, ε 0.2 and 0.28,
+    20,480 tokens of which the last 4,096 are dear. Overlong samples are masked, too.
+    """
+    base = r1()
+    return dataclasses.replace(
+        base,
+        rollout=dataclasses.replace(base.rollout, max_new_tokens=20480),
+        rewards=RewardOptions(overlong=1.0, overlong_cache=4096),
+        algorithm=AlgorithmOptions(aggregation="token", minibatches=16, resample=3.0, overlong_filter=True),
+        policy=PolicyOptions(clip_low=0.2, clip_high=0.28),
+        rows=RowOptions(seq_len=21504, rows=8),
+    )
+
+
+def dr_grpo() -> GrpoRunConfig:
+    """Dr. GRPO (arXiv:2503.20783): no division by the standard deviation, nor by a sample's own length.
+
+        coldforge-grpo dr-grpo --from SFT_RUN --weights gemma-3-1b-pt --run RUN --questions.sources QUESTIONS
+
+    Hardware: TPU v5e-8. Hours and score: not run. On-policy rollouts of 128 samples and no KL, as in the paper, whose
+    rewards are 0 or 1: accuracy alone.
+    """
+    base = gemma3_1b()
+    return dataclasses.replace(
+        base,
+        rollout=dataclasses.replace(base.rollout, questions=16, group_size=8),
+        rewards=RewardOptions(format=0.0, gate=True),
+        algorithm=AlgorithmOptions(advantage="dr_grpo", aggregation="constant"),
+        policy=PolicyOptions(),
+    )
+
+
+def gspo() -> GrpoRunConfig:
+    """GSPO (arXiv:2507.18071): ratio and clip of whole sequences, four updates a rollout.
+
+        coldforge-grpo gspo --from SFT_RUN --weights gemma-3-1b-pt --run RUN --questions.sources QUESTIONS
+
+    Hardware: TPU v5e-8. Hours and score: not run. ε 3e-4 and 4e-4, four minibatches a rollout, as in the paper's
+    experiments. A sequence's ratio is a mean over its tokens, so that it stays near 1.
+    """
+    base = gemma3_1b()
+    return dataclasses.replace(
+        base,
+        rollout=dataclasses.replace(base.rollout, questions=128),
+        algorithm=AlgorithmOptions(minibatches=4),
+        policy=PolicyOptions(ratio="sequence", clip_low=3e-4, clip_high=4e-4),
+    )
+
+
+PRESETS: dict[str, Callable[[], GrpoRunConfig]] = {
+    "tiny": tiny,
+    "gemma3-270m": gemma3_270m,
+    "gemma3-1b": gemma3_1b,
+    "r1": r1,
+    "dapo": dapo,
+    "dr-grpo": dr_grpo,
+    "gspo": gspo,
+}

@@ -1,0 +1,157 @@
+"""The parts of `coldforge.grpo.fit` wired to files, devices and a terminal. Imports JAX.
+
+    with training_parts(built, inputs, run, options, stopper) as wired:
+        result = fit(wired.start, wired.parts, built.loop)
+
+In this order: what a checkpoint depends on; log, view, watchdog; the callables; a new start or the newest checkpoint.
+Every process does the same; only the first one judges, writes and shows, but for checkpoints.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from coldforge import grpo, training
+from coldforge.apps.grpo.ask import Sampler, ask
+from coldforge.apps.grpo.build import Built
+from coldforge.apps.grpo.config import MAY_DIFFER, Options
+from coldforge.apps.grpo.inputs import Inputs, question_at
+from coldforge.apps.grpo.judge import Judging
+from coldforge.grpo import Parts, RlLimits, Start, resume, rl_rules
+from coldforge.sft import rates
+from coldforge.stages.devices import row_share, use
+from coldforge.stages.gate import write_replies
+
+
+class Wired(NamedTuple):
+    """What `fit` is given, and what the gate needs after it."""
+
+    start: Start
+    parts: Parts
+    sampler: Sampler
+    judging: Judging
+
+
+@contextlib.contextmanager
+def training_parts(
+    built: Built, inputs: Inputs, run: training.Run, options: Options, stopper: training.Stopper
+) -> Iterator[Wired]:
+    """Where to start and what the loop calls; files, threads and processes end with the context.
+
+    Raises:
+        CheckpointError: The newest checkpoint belongs to another run, or cannot be read.
+    """
+    config, loop = built.config, built.config.loop
+    checkpointer = training.Checkpointer(
+        run.checkpoints, identity=run.manifest.identity, config=run.config, may_differ=MAY_DIFFER,
+        keep_last=loop.keep_last,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(checkpointer)
+        judging = stack.enter_context(Judging(inputs, config))
+        sampler = Sampler(built, inputs)
+        limits = RlLimits(
+            stop=config.watchdog.stop, gap=config.watchdog.gap, kl=config.watchdog.kl, rollouts=config.watchdog.rollouts
+        )
+        watchdog = training.Watchdog(rules=rl_rules(limits))
+        vote = training.Vote() if jax.process_count() > 1 else None
+
+        def parts(step: int, log: training.MetricLog | None = None, view: training.LiveView | None = None) -> Parts:
+            profiler = training.Profiler(run.tensorboard, first_step=step + 3, steps=options.profile)
+            stack.enter_context(profiler)
+            return Parts(
+                prompt=lambda position: inputs.prompt(question_at(inputs, config, position)),
+                question=lambda position: question_at(inputs, config, position).text,
+                sample=sampler,
+                judge=judging,
+                train=_train_step(built, profiler, step),
+                score=_score(built),
+                shape=built.shape,
+                place=_placer(built),
+                checkpoints=checkpoints,
+                rollouts=run.path / "rollouts",
+                evaluate=_evaluate(sampler, inputs, judging, run),
+                keep=_keeper(run, view),
+                log=log, watchdog=watchdog, memory=training.memory_metrics,
+                compiles=lambda: {"train": built.train_step.compiles(), "sample": sampler.compiles},
+                show=None if view is None else (lambda at, scalars: view.update(at, scalars)),
+                doing=None if view is None else view.doing,
+                found=None if view is None else view.finding,
+                saved=None if view is None else view.saved,
+                stop=lambda: stopper.reason if stopper.should_stop() else None,
+                agree=None if vote is None else lambda yes: bool(vote.cast(int(yes))),
+            )  # fmt: skip
+
+        start = resume(parts(0), built.state, built.loop) or grpo.new_start(built.start(), built.loop)
+        log = stack.enter_context(training.MetricLog(run.path, step=start.step or None))
+        title = f"{config.model.size} in {run.path.name}"
+        view = stack.enter_context(
+            training.LiveView(loop.steps, title=title, step=start.step, time_limit=stopper.seconds_left)
+        )
+        if start.step:
+            view.note(f"going on from step {start.step} of {loop.steps}")
+        yield Wired(start, parts(start.step, log, view), sampler, judging)
+
+
+def _train_step(built: Built, profiler: training.Profiler, step: int) -> Callable[[Any, Any], Any]:
+    def train(state: training.TrainState, batch: grpo.Rows) -> tuple[training.TrainState, Mapping[str, Any]]:
+        nonlocal step
+        step += 1
+        with use(built.mesh):
+            return profiler.run(step, built.train_step, state, built.frozen, batch)
+
+    return train
+
+
+def _score(built: Built) -> Callable[[Any, Any], Any]:
+    def score(params: Any, batch: grpo.Rows) -> Any:
+        with use(built.mesh):
+            return built.score(params, built.frozen, batch)
+
+    return score
+
+
+def _placer(built: Built) -> Callable[[grpo.Rows], Any]:
+    """Puts a batch on the devices; each process its own share of the rows, which all have packed alike."""
+    index, count = row_share(built.mesh)
+
+    def place(batch: grpo.Rows) -> Any:
+        rows = batch.tokens.shape[1] // count
+        own = jax.tree.map(lambda x: x[:, index * rows : (index + 1) * rows], batch)
+        return training.place_batch(own, mesh=built.mesh)
+
+    return place
+
+
+def _evaluate(
+    sampler: Sampler, inputs: Inputs, judging: Judging, run: training.Run
+) -> Callable[[Any], Mapping[str, float]]:
+    """Shares of right, well-formed and cut-off replies to the held-out questions; the replies are kept in the run."""
+
+    def evaluate(params: Any) -> Mapping[str, float]:
+        replies = ask(sampler, params, inputs.heldout, judging)
+        write_replies(run.path / "heldout" / "latest.jsonl", replies)
+        found = rates(replies)
+        return {
+            "eval/correct": found.accuracy.value, "eval/format": found.format.value,
+            "eval/truncated": found.truncated.value, "eval/length": float(found.length or 0.0),
+        }  # fmt: skip
+
+    return evaluate
+
+
+def _keeper(run: training.Run, view: training.LiveView | None) -> Callable[..., None]:
+    """Saves a batch that broke an update."""
+
+    def keep(step: int, batch: grpo.Rows, scalars: Mapping[str, float]) -> None:
+        if jax.process_index() > 0:  # all have the same batch
+            return
+        path = run.path / "bad_batches" / f"step_{step}.npz"
+        named = {name: values for name, values in batch._asdict().items() if values is not None}
+        training.save_batch(path, named, {"step": step, "scalars": scalars})
+        if view is not None:
+            view.note(f"step {step} was not applied; its batch is in {path}")
+
+    return keep

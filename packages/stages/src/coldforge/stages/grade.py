@@ -1,0 +1,44 @@
+"""What replies to held-out questions are worth: their form by `ReasoningFormat`, their answers by `coldforge.rewards`.
+
+An answer that is not between its tags is looked for elsewhere too, the last number at last. All models that a gate
+compares are read alike: a base that knows no tags and is graded by them would have no accuracy to lose, and a fall
+would go unseen. Without JAX.
+"""
+
+import re
+from collections.abc import Sequence
+
+from coldforge.data import FormatError, ReasoningFormat
+from coldforge.rewards import Fallback, Grader, MathPool, Response
+from coldforge.sft import Graded
+
+FALLBACKS: tuple[Fallback, ...] = ("open tag", "boxed", "hashes", "phrase", "whole", "last number")
+
+
+def grade(responses: Sequence[Response], form: ReasoningFormat, pool: MathPool) -> list[Graded]:
+    """Grades replies, in order.
+
+    Args:
+        responses: With question, right answer, and in `meta` the answer's kind or a task's own scorer.
+        form: What a reply has to look like.
+        pool: For answers that only computer algebra, or the scorer, can compare.
+    """
+    judged = Grader(form, fallbacks=FALLBACKS, pool=pool).judge(responses)
+    faults = [fault_of(response.text, form) for response in responses]
+    return [
+        Graded(
+            prompt=reply.question, text=reply.text, tokens=reply.tokens, well_formed=not fault, ended=reply.ended,
+            truncated=not reply.ended, correct=reply.correct, fault=fault, found=reply.answer or "",
+            wanted=reply.gold or "",
+        )
+        for reply, fault in zip(judged, faults, strict=True)
+    ]  # fmt: skip
+
+
+def fault_of(text: str, form: ReasoningFormat) -> str:
+    """What is wrong with the form of a reply, in words that are the same for the same fault; "" if nothing is."""
+    try:
+        form.parse(text)
+    except FormatError as error:
+        return re.split("[:;]", str(error))[0]
+    return ""
