@@ -239,7 +239,7 @@ RESUMED = GrpoConfig(
     resample=2.0, refresh_reference=3, eval_every=3, checkpoint_every=2, texts=3,
 )  # fmt: skip
 ON_DEVICES = GrpoConfig(
-    steps=6, questions=4, group_size=4, minibatches=2, policy=PolicyLoss(beta=0.05, clip_high=0.28), seed=3,
+    steps=6, questions=8, group_size=4, minibatches=2, policy=PolicyLoss(beta=0.05, clip_high=0.28), seed=3,
     resample=2.0, refresh_reference=3, old_policy="trainer", checkpoint_every=0,
 )  # fmt: skip
 ALARMED = RlLimits(rollouts=1, window=2, truncated=0.01, equal_groups=0.01, repetition=0.01, gap=1e-9, kl=1e-9)

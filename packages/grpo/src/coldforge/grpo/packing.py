@@ -11,6 +11,7 @@ Shapes are fixed, so that nothing is compiled twice: `shape_for` says how many r
 needed stays empty, and the step skips empty micro-batches (`is_empty`).
 """
 
+import bisect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -93,17 +94,16 @@ def shape_for(samples: int, longest: int, *, rows: int, seq_len: int) -> BatchSh
 def plan(lengths: Sequence[int], seq_len: int) -> list[list[int]]:
     """Which samples share a row, best fit, longest first: `plan([5, 3, 2], 5)` is `[[0], [1, 2]]`."""
     packs: list[list[int]] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []  # free tokens of a row, and which; sorted
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fits = [(free, row) for row, free in enumerate(room) if free >= lengths[i]]
-        if fits:
-            row = min(fits)[1]
+        best = bisect.bisect_left(room, (lengths[i], -1))
+        if best < len(room):
+            free, row = room.pop(best)
         else:
-            row = len(packs)
+            free, row = seq_len, len(packs)
             packs.append([])
-            room.append(seq_len)
         packs[row].append(i)
-        room[row] -= lengths[i]
+        bisect.insort(room, (free - lengths[i], row))
     return packs
 
 
