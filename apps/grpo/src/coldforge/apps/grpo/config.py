@@ -15,7 +15,7 @@ from coldforge.stages.options import AdamWOptions, LoraOptions, MeshConfig, Mode
 # Fields that do not decide samples and updates (up to rounding): another session may have others.
 MAY_DIFFER = (
     "mesh.*", "gate.*", "output.*", "watchdog.*", "model.remat", "model.layers", "rollout.slots", "rollout.memory_gib",
-    "rollout.prefill_chunk", "rows.*", "rewards.timeout", "rewards.processes", "loop.eval_*", "loop.checkpoint_*",
+    "rollout.prefill_chunk", "rows.*", "rewards.timeout", "rewards.processes", "loop.eval_every", "loop.checkpoint_*",
     "loop.keep_last", "loop.texts*", "loop.on_nan",
 )  # fmt: skip
 

@@ -5,9 +5,11 @@
         judging.graded(questions, samples)       # replies to held-out questions, for the gate
 
 Held-out replies are graded as the cold start's gate grades them, with all fallbacks, so that figures before and after
-mean the same whatever the rewards are.
+mean the same whatever the rewards are. Checks that hang or crash cost their sample, and are counted.
 """
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -29,6 +31,7 @@ from coldforge.rewards import (
     Reward,
     Rewards,
     SoftOverlong,
+    Verdict,
     Weighted,
 )
 from coldforge.sft import Graded
@@ -43,6 +46,8 @@ class Judging:
         self.pool = MathPool(seconds=config.rewards.timeout, workers=config.rewards.processes)
         grader = Grader(inputs.form, fallbacks=config.rewards.fallbacks, pool=self.pool)
         self.rewards = Rewards(parts(config.rewards, inputs.form, config.rollout.max_new_tokens), grader)
+        self._verdicts: Counter[str | None] = Counter()  # since `faults` was asked
+        self._lock = threading.Lock()  # two groups are judged at a time
 
     def __enter__(self) -> "Judging":
         return self
@@ -61,6 +66,8 @@ class Judging:
         question = question_at(self.inputs, self.config, position)
         responses = [self._response(question, sample) for sample in samples]
         scores = self.rewards.score(responses)
+        with self._lock:
+            self._verdicts.update(score.notes["verdict"] for score in scores)
         right = [score.notes["correct"] for score in scores]
         return Judgement(
             rewards=[score.total for score in scores],
@@ -70,6 +77,16 @@ class Judging:
             texts=[response.text for response in responses],
             notes=[_note(score.notes, question) for score in scores],
         )
+
+    def faults(self) -> dict[str, float]:
+        """Samples judged since it was last asked whose check took too long, or crashed; nothing, if none was judged."""
+        with self._lock:
+            verdicts, self._verdicts = self._verdicts, Counter()
+        if not verdicts:
+            return {}
+        return {
+            "rewards/timeouts": float(verdicts[Verdict.TIMEOUT]), "rewards/errors": float(verdicts[Verdict.ERROR]),
+        }  # fmt: skip
 
     def graded(self, questions: Sequence[Question], samples: Sequence[Any]) -> list[Graded]:
         """One graded reply to each question."""

@@ -50,11 +50,12 @@ def summary(built: Built, inputs: Inputs) -> str:
     """A few lines for people, before training starts."""
     loop, shape, device = built.loop, built.shape, jax.devices()[0]
     trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (built.params, built.frozen))
+    each = "1 update" if loop.updates == 1 else f"{loop.updates} updates"
     dropped = "".join(f", {count} dropped: {why}" for why, count in inputs.questions.dropped.items())
     return (
         f"{len(inputs.questions):,} questions to train on, {len(inputs.heldout):,} held out{dropped}\n"
         f"{trained:,} of {trained + frozen:,} parameters are trained, on {jax.device_count()} × {device.device_kind}\n"
-        f"{loop.steps} steps: rollouts of {loop.questions} × {loop.group_size} samples, {loop.updates} updates each, "
+        f"{loop.steps} steps: rollouts of {loop.questions} × {loop.group_size} samples, {each} of each, "
         f"in rows of {shape.seq_len}, {shape.rows} at a time; π_old: {loop.old}"
     )
 

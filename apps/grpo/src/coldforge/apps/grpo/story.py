@@ -26,10 +26,11 @@ CURVES: Curves = {
         {"policy/clip_low": "below", "policy/clip_high": "above", "policy/clip_dual": "dual clip"}, False,
     ),
     "Gradient norm": ({"train/grad_norm": "before clipping", "train/grad_norm_clipped": "after"}, True),
+    "Checks that failed, samples": ({"rewards/timeouts": "took too long", "rewards/errors": "crashed"}, False),
     "Seconds": (
         {"time/rollout": "sampling", "time/rewards": "waiting for rewards", "time/score": "scoring",
          "time/update": "an update"},
-        False,
+        True,
     ),
     "Tokens a second": ({"rollout/tokens_per_second": "sampled", "train/tokens_per_second": "trained"}, False),
 }  # fmt: skip

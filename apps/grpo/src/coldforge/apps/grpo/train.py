@@ -74,7 +74,7 @@ def training_parts(
                 rollouts=run.path / "rollouts",
                 evaluate=_evaluate(sampler, inputs, judging, run),
                 keep=_keeper(run, view),
-                log=log, watchdog=watchdog, memory=training.memory_metrics,
+                log=log, watchdog=watchdog, memory=lambda: training.memory_metrics() | judging.faults(),
                 compiles=lambda: {"train": built.train_step.compiles(), "sample": sampler.compiles},
                 show=None if view is None else (lambda at, scalars: view.update(at, scalars)),
                 doing=None if view is None else view.doing,
