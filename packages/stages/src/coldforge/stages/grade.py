@@ -2,7 +2,7 @@
 
 An answer that is not between its tags is looked for elsewhere too, the last number at last. All models that a gate
 compares are read alike: a base that knows no tags and is graded by them would have no accuracy to lose, and a fall
-would go unseen. Without JAX.
+would go unseen.
 """
 
 import re
