@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +174,61 @@ def environment(tmp_path: Path) -> dict[str, str]:
     if not inherited["JAX_COMPILATION_CACHE_DIR"]:
         del inherited["JAX_COMPILATION_CACHE_DIR"]
     return inherited | {"HOME": str(tmp_path), "TERM": "xterm-256color", "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def short() -> tuple[str, ...]:
+    """Four rollouts of two updates each, small ones, and a checkpoint after each update."""
+    return (
+        "--loop.steps", "8", "--rollout.questions", "4", "--rollout.group-size", "4", "--rollout.slots", "8",
+        "--rollout.max-new-tokens", "32", "--algorithm.minibatches", "2", "--policy.beta", "0.01", "--rows.rows", "2",
+        "--questions.heldout", "8", "--loop.checkpoint-every", "1", "--loop.eval-every", "4",
+        "--gate.accuracy-drop", "1", "--rewards.processes", "1",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of processes that share what is compiled."""
+    home = tmp_path_factory.mktemp("home")
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(home / "compiled")
+    return os.environ | {
+        "HOME": str(home), "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sessions(
+    words: Callable[..., list[str]], short: tuple[str, ...], variables: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., list[str]]:  # fmt: skip
+    """Runs sessions in processes of their own, one after the other; returns what each said.
+
+    Each is a dict: "run", and where wanted "more" of the command line, the exit "code", and for disturbed.py "what",
+    "count" and "signal".
+    """
+    directory = tmp_path_factory.mktemp("said")
+
+    def run(*wanted: dict[str, Any], devices: int = 1) -> list[str]:
+        told = [
+            {
+                "what": one.get("what", "nothing"), "count": one.get("count", 0),
+                "signal": one.get("signal", "SIGKILL"), "words": words(one["run"], *short, *one.get("more", ())),
+                "said": str(directory / f"{len(list(directory.iterdir()))}-{number}"),
+            }
+            for number, one in enumerate(wanted)
+        ]  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).parent / "disturbed.py"), json.dumps(told)],
+            capture_output=True, text=True, timeout=500, check=True,
+            env=variables | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+        )  # fmt: skip
+        said = [Path(one["said"]).read_text() for one in told]
+        assert [int(code) for code in done.stdout.split()] == [one.get("code", 0) for one in wanted], "\n".join(said)
+        return said
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -63,3 +63,12 @@ def test_curves_are_drawn_where_there_are_points_and_survive_numbers_that_are_no
     assert "held out" in text
     assert "before clipping" in text or "Gradient norm" in text
     assert page().count("<svg") == 0
+
+
+def test_curves_that_are_equal_are_both_seen_and_those_that_are_zero_are_left_out() -> None:
+    equal = page(**{"train/loss": ([1, 2], [2.0, 1.0]), "eval/loss": ([1, 2], [2.0, 1.0])})
+    assert "stroke-dasharray: 4.81" in equal
+    assert "stroke-dasharray: 4.81" not in page(**{"train/loss": ([1, 2], [2.0, 1.0]), "eval/loss": ([2], [1.5])})
+    zero = page(**{"train/loss": ([1, 2], [2.0, 0.0]), "train/grad_norm": ([1, 2], [0.0, 0.0])})
+    assert zero.count("<svg") == 1
+    assert "Gradient norm" not in zero

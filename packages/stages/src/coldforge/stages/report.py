@@ -101,9 +101,9 @@ def _gate(result: GateResult, labels: Labels) -> str:
 
 
 def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapping[str, Any]) -> str:
-    """One plot, or nothing where there are no points."""
+    """One plot; nothing where there are no points, or all of them are 0 (clipped tokens of on-policy updates, say)."""
     present = {name: label for name, label in names.items() if name in curves and np.isfinite(curves[name][1]).any()}
-    if not present:
+    if not any(np.nan_to_num(curves[name][1]).any() for name in present):
         return ""
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
@@ -111,6 +111,8 @@ def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapp
         for index, (name, label) in enumerate(present.items()):
             steps, values = curves[name]
             mark = "o-" if name.startswith("eval/") or len(steps) < 2 else "-"
+            if any(np.array_equal(values, curves[other][1]) for other in list(present)[:index]):
+                mark = "--"  # so that both are seen
             axes.plot(steps, values, mark, label=label, color=f"C{index}", linewidth=1.3, markersize=3)
         if logarithmic and all((curves[name][1][np.isfinite(curves[name][1])] > 0).all() for name in present):
             axes.set_yscale("log")
@@ -120,7 +122,7 @@ def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapp
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(present) > 1:
+        if len(names) > 1:
             axes.legend(frameon=False)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
