@@ -1,5 +1,6 @@
-"""What the tests share: the kept texts of compiled programs, and a plan made of one."""
+"""What the tests share: the kept texts of compiled programs, and plans made of one."""
 
+import dataclasses
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from coldforge.apps.plan.hlo import Program, parse
-from coldforge.apps.plan.plan import Plan, read_plan
-from coldforge.apps.sft.presets import PRESETS
+from coldforge.apps.plan.options import STAGES
+from coldforge.apps.plan.plan import Plan
+from coldforge.apps.plan.plan_grpo import GrpoPlan, ProgramPlan, SlotPlan
+from coldforge.apps.plan.sft import read_plan
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `programs`
 import programs
@@ -41,8 +44,41 @@ def make_plan() -> Callable[..., Plan]:
         )  # fmt: skip
         return read_plan(
             programs.read("step"), analysis,
-            preset="tiny", topology="v5e:2x4", config=PRESETS["tiny"](), mesh={"data": 8, "fsdp": 1, "tensor": 1},
+            preset="tiny", topology="v5e:2x4", config=STAGES["sft"].presets["tiny"](),
+            mesh={"data": 8, "fsdp": 1, "tensor": 1},
             trace_seconds=2.0, compile_seconds=60.0, versions={"jax": "0.12.0.1", "libtpu": "0.0.52"}, **options,
         )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def make_program(make_plan: Callable[..., Plan]) -> Callable[..., ProgramPlan]:
+    """A program of GRPO with the memory and cost of the program `step`."""
+
+    def make(name: str = "decode", *, beside: int = 2**30, **changes: Any) -> ProgramPlan:
+        one = make_plan()
+        made = ProgramPlan(name, f"what {name} does", one.memory, None, one.cost, beside, 61.0)
+        return dataclasses.replace(made, **changes)
+
+    return make
+
+
+@pytest.fixture
+def make_grpo_plan(make_program: Callable[..., ProgramPlan]) -> Callable[..., GrpoPlan]:
+    """A plan of the preset r1 whose programs all have the memory and cost of the program `step`."""
+
+    def make(**changes: Any) -> GrpoPlan:
+        programs = [make_program(name) for name in ("prefill", "admit", "decode", "score", "update")]
+        sampler = SlotPlan(
+            slots=2048, devices=8, given=False, length=32768, kv="bfloat16", ring_bytes=139 * 2**20,
+            full_bytes=832 * 2**20, full_slots=104, own_slots=1408, tried=[2112],
+        )  # fmt: skip
+        made = GrpoPlan(
+            preset="r1", topology="v5e:2x4", options=dataclasses.asdict(STAGES["grpo"].presets["r1"]()),
+            mesh={"data": 8, "fsdp": 1, "tensor": 1}, shape=(64, 8, 32768), programs=programs, sampler=sampler,
+            trace_seconds=20.0, versions={"jax": "0.12.0.1", "libtpu": "0.0.52"},
+        )  # fmt: skip
+        return dataclasses.replace(made, **changes)
 
     return make

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -51,8 +52,8 @@ def _kinds(found: Estimate) -> Counter[str]:
     return kinds
 
 
-def plan(*words: str) -> tuple[int, dict]:
-    command = [sys.executable, "-m", "coldforge.apps.plan.main", "sft", "tiny", "--json", *words]
+def plan(*words: str, stage: str = "sft") -> tuple[int, dict]:
+    command = [sys.executable, "-m", "coldforge.apps.plan.main", stage, "tiny", "--json", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -88,3 +89,35 @@ def test_a_slice_of_many_hosts() -> None:
     assert code == 0
     assert found["mesh"]["data"] == 256
     assert {one["group"] for one in found["cost"]["traffic"]} == {256}
+
+
+def test_all_programs_of_grpo(tmp_path: Path) -> None:
+    """Adapters and a reference, int8 caches, a mesh that splits weights; slots are found."""
+    code, found = plan(
+        "--topology", "v5e:2x2", "--train", "lora", "--beta", "0.1", "--kv", "int8", "--fsdp", "2",
+        "--hlo", str(tmp_path / "hlo"), stage="grpo",
+    )  # fmt: skip
+    programs = {one["name"]: one for one in found["programs"]}
+    assert list(programs) == ["prefill", "admit", "decode", "score", "update"]
+    assert code == 0
+    assert all(one["fits"] and one["seconds"] > 0 for one in programs.values())
+    assert {path.stem for path in (tmp_path / "hlo").iterdir()} == set(programs)
+    parts = {name: set(one["memory"]["parts"]) for name, one in programs.items()}
+    assert {"frozen weights", "trained parameters", "optimizer", "batch"} <= parts["update"]
+    assert {"frozen weights", "trained parameters", "batch"} <= parts["score"]
+    assert {"sampler's weights", "slots"} <= parts["decode"]
+    assert {"sampler's weights", "prompt store"} <= parts["prefill"]
+    assert programs["update"]["beside"] > 0  # the reference, and the sampler's copies of the adapter
+    sampler = found["sampler"]
+    assert sampler["slots"] == 1024  # as many as an engine takes: 256 a chip
+    assert sampler["kv"] == "int8"
+    assert sampler["ring_bytes"] < sampler["full_bytes"]
+    assert sum(programs["update"]["cost"]["kernels"].values()) > sum(programs["score"]["cost"]["kernels"].values()) > 0
+
+
+def test_a_step_of_the_sampler_costs_what_its_slots_do() -> None:
+    """One step is counted, of 64 in a call, and the branch that GRPO's sampling takes."""
+    few, many = (plan("--topology", "v5e:1x1", "--slots", n, stage="grpo")[1] for n in ("16", "256"))
+    few, many = ({one["name"]: one for one in found["programs"]}["decode"] for found in (few, many))
+    assert 0 < few["cost"]["cycles"] < many["cost"]["cycles"] < 16 * few["cost"]["cycles"]
+    assert few["cost"]["loops"][0][2] == 1

@@ -31,6 +31,12 @@ def test_the_dearest_branch_counts(program: Callable[[str], Program]) -> None:
     assert len(products) == 3  # the other branch has one
 
 
+def test_or_the_cheapest_if_wanted(program: Callable[[str], Program]) -> None:
+    found = estimate(program("branches"), branch="cheapest")
+    assert found.conditionals == 1
+    assert len([op for op in found.ops if op.times == 1 and op.op_name.endswith("dot_general")]) == 1
+
+
 def test_a_loop_that_data_end_counts_for_a_share(program: Callable[[str], Program]) -> None:
     whole, half = estimate(program("branches")), estimate(program("branches"), share=0.5)
     [loop] = half.loops

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coldforge.apps.plan.chips import CHIPS, Slice
-from coldforge.apps.plan.main import parse, whole
+from coldforge.apps.plan.options import parse, whole
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -27,10 +27,11 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_commands_are_understood(words: list[str]) -> None:
-    assert words[:2] == ["coldforge-plan", "sft"]
-    preset, options = parse(words[2:])
+    assert words[0] == "coldforge-plan"
+    preset, options = parse(words[1], words[2:])
     assert Slice.parse(options.topology).chip.name == "v5e"
-    assert whole(preset, options).batches.rows > 0
+    config = whole(words[1], preset, options)
+    assert (config.batches if words[1] == "sft" else config.rows).rows > 0
 
 
 def test_table_of_chips() -> None:

@@ -1,9 +1,9 @@
 """What a compiled program costs by XLA:TPU's own model: cycles op by op, kernels and collectives counted beside.
 
 XLA:TPU writes `estimated_cycles` into each fusion, copy and reshape that it schedules. `estimate` walks the program
-from its entry: the cycles of a loop's body times its trips, of a conditional's dearest branch, of a fusion once (what
-is inside it carries none of its own). It is a model: good for comparing two programs on the same chip and for finding
-what to change. It leaves out, and `Estimate` counts apart:
+from its entry: the cycles of a loop's body times its trips, of a conditional's dearest branch (or cheapest, if wanted),
+of a fusion once (what is inside it carries none of its own). It is a model: good for comparing two programs on the same
+chip and for finding what to change. It leaves out, and `Estimate` counts apart:
   - Pallas kernels, which XLA does not look into;
   - collectives (`collectives` has their bytes);
   - other ops without an estimate (sorts, single transfers).
@@ -13,6 +13,8 @@ Transfers between memories run beside the rest and have none.
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from coldforge.apps.plan.collectives import Collective, find_collective
 from coldforge.apps.plan.hlo import Instruction, Program, arrays
@@ -68,7 +70,7 @@ class Estimate:
         collectives: With how often each runs.
         unpriced: Executions of other ops without an estimate, by opcode.
         loops: Those that run as often as data decide.
-        conditionals: How many there are; of each the dearest branch is counted.
+        conditionals: How many there are; of each one branch is counted, the dearest unless said otherwise.
     """
 
     ops: list[Op] = dataclasses.field(default_factory=list)
@@ -96,27 +98,35 @@ class Estimate:
         self.conditionals += other.conditionals
 
 
-def estimate(program: Program, *, share: float = 1.0) -> Estimate:
+def estimate(program: Program, *, share: float = 1.0, branch: Literal["dearest", "cheapest"] = "dearest") -> Estimate:
     """The cost of a program.
 
     Args:
         program: From `hlo.parse`.
         share: Of the most trips that a loop can make whose trips data decide, how many it makes.
+        branch: Which branch of each conditional counts.
     """
-    return _walk(Scope(program, program.entry), 1, share)
+    return _walk(Scope(program, program.entry), 1, _Rules(share, max if branch == "dearest" else min))
 
 
-def _walk(scope: Scope, times: int, share: float) -> Estimate:
+class _Rules(NamedTuple):
+    """How what data decide is counted: the share of trips, and which branch."""
+
+    share: float
+    choose: Callable[..., Estimate]
+
+
+def _walk(scope: Scope, times: int, rules: _Rules) -> Estimate:
     cost = Estimate()
     for instruction in scope.program.computations[scope.computation].values():
         if instruction.opcode == "while":
-            cost.add(_loop(scope, instruction, times, share))
+            cost.add(_loop(scope, instruction, times, rules))
         elif instruction.opcode == "conditional":
-            branches = [_walk(scope.enter(name, ()), times, share) for name in instruction.branches()]
-            cost.add(max(branches, key=lambda branch: branch.cycles))
+            branches = [_walk(scope.enter(name, ()), times, rules) for name in instruction.branches()]
+            cost.add(rules.choose(branches, key=lambda branch: branch.cycles))
             cost.conditionals += 1
         elif called := _called(instruction):
-            cost.add(_walk(scope.enter(called, instruction.operands), times, share))
+            cost.add(_walk(scope.enter(called, instruction.operands), times, rules))
         else:
             _price(cost, scope, instruction, times)
     return cost
@@ -129,13 +139,13 @@ def _called(instruction: Instruction) -> str:
     return instruction.attribute("calls") if instruction.opcode == "async-start" else ""
 
 
-def _loop(scope: Scope, loop: Instruction, times: int, share: float) -> Estimate:
+def _loop(scope: Scope, loop: Instruction, times: int, rules: _Rules) -> Estimate:
     trips = count_trips(scope, loop)
     count = 1 if trips is None else trips.count
     if trips is not None and trips.how == "at most":
-        count = -(-round(trips.count * share * 1e6) // 10**6)
-    cost = _walk(scope.enter(loop.attribute("body"), loop.operands, loop=True), times * count, share)
-    cost.add(_walk(scope.enter(loop.attribute("condition"), loop.operands, loop=True), times * (count + 1), share))
+        count = -(-round(trips.count * rules.share * 1e6) // 10**6)
+    cost = _walk(scope.enter(loop.attribute("body"), loop.operands, loop=True), times * count, rules)
+    cost.add(_walk(scope.enter(loop.attribute("condition"), loop.operands, loop=True), times * (count + 1), rules))
     if trips is None or trips.how != "exact":
         cost.loops.append(Loop(loop.op_name, loop.frame, trips, count))
     return cost

@@ -1,8 +1,9 @@
 """What a compiled step keeps in a chip's memory, part by part, and what XLA says when there is not enough.
 
 What a step is given are its entry's parameters, in their layouts (TPU pads small arrays to tiles); by name they are
-`state.params…`, `state.opt_state…`, `frozen…`, `batch…`. Temporaries are XLA's own sum over all that lives on the way:
-activations kept for the backward pass, stacked weights, logits, buffers of collectives.
+`state.params…`, `state.opt_state…`, `frozen…`, `batch…`; those of the sampler `weights…`, `slots…`, `store…`.
+Temporaries are XLA's own sum over all that lives on the way: activations kept for the backward pass, stacked weights,
+logits, buffers of collectives.
 """
 
 import dataclasses
@@ -18,6 +19,10 @@ PARTS = {
     "state.opt_state": "optimizer",
     "batch": "batch",
     "state": "step and key",
+    "params": "trained parameters",  # where they are given alone
+    "weights": "sampler's weights",
+    "slots": "slots",
+    "store": "prompt store",
 }
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coldforge.apps.plan.plan import Cost, Plan
+from coldforge.apps.plan.cost import Cost
+from coldforge.apps.plan.plan import Plan
 
 GIB = 2**30
 _EXPLAINED = {
