@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from coldforge import modeling, training
+from coldforge.apps.grpo.inputs import find_inputs
 from coldforge.apps.grpo.judge import Judging
+from coldforge.apps.grpo.main import parse
 from coldforge.stages.gate import read_replies
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
@@ -100,6 +102,19 @@ def test_an_adapter_goes_on_with_the_cold_starts(
         (("--questions.heldout", "4"), "the gate asks at least gate.min-prompts = 8"),
         (("--rollout.group-size", "1"), "group_size must be at least 2"),
         (("--algorithm.minibatches", "3"), "do not split into 3 equal minibatches"),
+        (("--rollout.temperature", "0"), "rollout.temperature is 0.0; wanted above 0"),
+        (("--rollout.slots", "0"), "slots must be positive"),
+        (("--rows.rows", "0"), "rows.rows is 0; wanted at least 1"),
+        (("--rewards.overlong", "1", "--rewards.overlong-cache", "64"), "wanted 0 < cache <= limit tokens"),
+        (("--rewards.timeout", "0"), "seconds = 0.0"),
+        (("--optimizer.warmup", "2"), "warmup must be between 0 and 1"),
+        (("--gate.format", "2"), "the gate's limit format is 2.0; wanted a share"),
+        (("--watchdog.gap", "0"), "gap must be positive"),
+        (("--questions.seed", "-1"), "seed is -1"),
+        (("--loop.eval-temperature", "-1"), "temperature must be 0 (greedy) or a positive number"),
+        (("--model.size", "270m"), "are no 270m: embed_dim 64 (wanted 640)"),
+        (("--mesh.fsdp", "3"), "needs 3 devices"),
+        (("--profile", "-1"), "profile is -1"),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_starts(
@@ -108,7 +123,47 @@ def test_what_is_wrong_is_named_before_anything_starts(
 ) -> None:  # fmt: skip
     assert exit_code(words(tmp_path / "run", *more)) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists(), "a directory with a wrong configuration is of no use"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"question": "Prove it.", "answer": "So.", "kind": "proof"},
+            "1 of 1001 questions have answers of which nobody",
+        ),
+        ({"question": "What?", "answer": ""}, "rows.jsonl"),
+        ({"question": "Say " + "0 " * 300, "answer": "0"}, "--questions.on-long drop"),
+    ],
+)
+def test_questions_that_will_not_do_are_named_or_dropped(
+    row: dict[str, str], said: str, questions: Path, words: Program, tmp_path: Path,
+    exit_code: Callable[..., int], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text(questions.read_text() + json.dumps(row) + "\n")
+    odd = ("--questions.sources", str(path))
+    assert exit_code(words(tmp_path / "run", *odd)) == 2
+    assert said in capsys.readouterr().err
+    drop = ("--questions.on-bad", "drop", "--questions.on-long", "drop")
+    found = find_inputs(parse(words(tmp_path / "run", *odd, *drop)))
+    assert len(found.questions) == 900
+
+
+def test_an_adapter_of_another_rank_is_refused(
+    start_lora: Path, words: Program, tmp_path: Path, exit_code: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, said in (
+        (
+            ("--model.train", "lora", "--lora.rank", "8"),
+            "has rank 4 (--lora.rank is 8), alpha 8.0 (--lora.alpha is 64.0)",
+        ),
+        (("--model.train", "full"), "needs a model with adapters (--model.train lora)"),
+    ):
+        assert exit_code(words(tmp_path / "run", "--from", str(start_lora), *more)) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_gate_is_refused_unless_insisted(

@@ -122,6 +122,51 @@ def test_a_file_gets_plain_lines(monkeypatch):
     assert [line.split(" ", 1)[1] for line, m in zip(lines, steps, strict=True) if not m] == [f"WATCHDOG, {FINDING}"]
 
 
+REWARDS = {
+    "reward/total": 1.25, "rollout/correct": 0.4, "rollout/zero_variance": 0.5, "policy/entropy": 0.3,
+    "train/loss": -1e-9, "eval/correct": 0.7,
+}  # fmt: skip
+
+
+def test_rewards_take_the_place_of_a_loss_that_says_nothing():
+    console = terminal()
+    with LiveView(10, console=console, live=True) as view:
+        view.update(1, REWARDS | {"rewards/timeouts": 0.0, "rewards/errors": 0.0})
+    text = screen(console)
+    assert "reward 1.250   right 40.0%   no signal 50%   entropy 0.300   held out 70.0%" in text
+    assert "loss" not in text
+    assert "failed" not in text
+    with LiveView(10, console=(second := terminal()), live=True) as view:
+        view.update(1, REWARDS | {"rewards/timeouts": 2.0, "rewards/errors": 1.0})
+    assert "failed checks 3" in screen(second)
+
+
+def test_what_takes_long_says_how_far_it_is():
+    console = terminal()
+    with LiveView(10, title="t", console=console, live=True) as view:
+        with view.doing("sampling"):
+            view.progress(3, 16)
+            view._live.refresh()
+        view._live.refresh()
+    assert "t  sampling 3 of 16…" in screen(console)
+    assert screen(console).rstrip().splitlines()[-3].strip() == "t  first step: compiling…"
+
+
+def test_a_log_gets_a_line_of_what_takes_long_now_and_then():
+    clock, file = Clock(), io.StringIO()
+    with LiveView(10, console=Console(file=file), every=30.0, clock=clock) as view:
+        for step in (1, 2):
+            with view.doing("sampling"):
+                for done in range(1, 9):
+                    clock.now += 10 * (step == 1)
+                    view.progress(done, 8)
+            view.update(step, REWARDS)
+    lines = [line.split(" ", 1)[1] for line in file.getvalue().splitlines()]
+    assert lines[:2] == ["step 0/10, sampling 3 of 8", "step 0/10, sampling 6 of 8"]
+    assert [line[:9] for line in lines[2:]] == ["step 1/10", "step 2/10"], "a line when it ends"
+    assert "reward 1.250" in lines[2]
+
+
 def test_a_file_gets_no_control_codes(capfd):
     with LiveView(100) as view:
         view.update(1, METRICS)

@@ -108,6 +108,30 @@ def adapted(base: modeling.Gemma3, model: ModelConfig, lora: LoraOptions, *, see
     return base if config is None else modeling.add_lora(base, config, rngs=nnx.Rngs(seed))
 
 
+def check_adapter(directory: Path, sizes: modeling.Gemma3Config, have: modeling.LoraConfig | None) -> None:
+    """Makes sure that an adapter is of a rank and an alpha, before any weights are read.
+
+    Args:
+        directory: In PEFT's format.
+        sizes: Of the base.
+        have: What the options name; None for no adapters.
+
+    Raises:
+        AdapterError: It is of another; the message says which option to change.
+        FileNotFoundError: There is no adapter in `directory`.
+    """
+    found = modeling.peft_config(directory, sizes)
+    if have is None:
+        raise AdapterError(f"the adapter in {directory} needs a model with adapters (--model.train lora)")
+    odd = [
+        f"{name} {getattr(found, name)} (--lora.{name} is {getattr(have, name)})"
+        for name in ("rank", "alpha")
+        if getattr(found, name) != getattr(have, name)
+    ]
+    if odd:
+        raise AdapterError(f"the adapter in {directory} has {', '.join(odd)}. Pass its own")
+
+
 def load_adapter(model: modeling.Gemma3, directory: Path) -> None:
     """Puts an adapter in PEFT's format on a model with adapters of that kind, in place; the base is not touched.
 
@@ -120,15 +144,8 @@ def load_adapter(model: modeling.Gemma3, directory: Path) -> None:
         WeightsError: It is damaged, or of a model of other sizes.
     """
     found, have = modeling.peft_config(directory, model.config), model.lora
-    if have is None:
-        raise AdapterError(f"the adapter in {directory} needs a model with adapters (--model.train lora)")
-    odd = [
-        f"{name} {getattr(found, name)} (--lora.{name} is {getattr(have, name)})"
-        for name in ("rank", "alpha")
-        if getattr(found, name) != getattr(have, name)
-    ]
-    if odd:
-        raise AdapterError(f"the adapter in {directory} has {', '.join(odd)}. Pass its own")
+    check_adapter(directory, model.config, have)
+    assert have is not None
     try:
         modeling.load_peft(model, directory)
     except modeling.WeightsError:

@@ -3,6 +3,7 @@
     with LiveView(total_steps=500, title="runs/first", step=restored_step) as view:
         view.update(step, metrics, epoch=0.4)        # names as in metrics.SCALARS; what is there is shown
         with view.doing("evaluating"): ...
+        view.progress(3, 16)                         # of what it is doing: a part of a step that takes long
         view.finding(finding)                        # of the watchdog: a line above, which stays
         view.note("saved at step 100")
 
@@ -73,7 +74,7 @@ class LiveView:
             live = self._console.is_interactive and self._console.file.isatty()
         self._view = _View(title, total_steps, step, time_limit, clock)
         self._every, self._clock = every, clock
-        self._next_line = -math.inf
+        self._next_line, self._told = -math.inf, clock()
         self._written = step  # last step that a line was written for
         self._live: Live | None = None
         if self.enabled and live:
@@ -96,11 +97,18 @@ class LiveView:
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
         """Says what the loop is busy with between steps: evaluating, sampling, saving."""
-        before, self._view.doing = self._view.doing, what
+        before, self._view.doing, self._view.part = self._view.doing, what, ""
         try:
             yield
         finally:
-            self._view.doing = before
+            self._view.doing, self._view.part = before, ""
+
+    def progress(self, done: int, of: int) -> None:
+        """How far what it is `doing` has come, for steps that take minutes or hours."""
+        self._view.part = f" {done} of {of}"
+        if self._live is None and self._clock() >= self._told + self._every:
+            self._told = self._clock()
+            self.note(f"step {self._view.step}/{self._view.total}, {self._view.doing}{self._view.part}")
 
     def saved(self, step: int) -> None:
         """A checkpoint of this step is complete."""
@@ -139,7 +147,7 @@ class LiveView:
             self._line()
 
     def _line(self) -> None:
-        self._written = self._view.step
+        self._written, self._told = self._view.step, self._clock()
         self.note(self._view.line())
 
     def _print(self, text: RenderableType) -> None:
@@ -153,7 +161,7 @@ class _View:
 
     def __init__(self, title: str, total: int, step: int, time_limit: float | None, clock: Callable[[], float]) -> None:
         self.title, self.total, self.step, self.epoch = title, total, step, math.nan
-        self.doing, self.saved = "", step
+        self.doing, self.part, self.saved = "", "", step
         self._limit, self._clock = time_limit, clock
         self._start = clock()
         self._times: deque[tuple[int, float]] = deque(maxlen=50)  # step, when; the first comes after the compilation
@@ -200,7 +208,7 @@ class _View:
             bar = ProgressBar(total=None, pulse=True, animation_time=self._clock())
         top.add_row(bar, Text(f"{100 * self.step // max(self.total, 1)} %", "bold"), f"{self.step}/{self.total}")
         title = Text(self.title, "bold", no_wrap=True, overflow="ellipsis")
-        doing = self.doing or ("" if self._times else "first step: compiling")
+        doing = self.doing + self.part or ("" if self._times else "first step: compiling")
         if doing:
             title.append(f"  {doing}…" if self.title else f"{doing}…", "italic")
         yield Group(title, top, *(line for cells in self._groups() for line in _flow(cells, options.max_width)))
@@ -212,12 +220,14 @@ class _View:
         last = m.get("train/loss", 0.0)
         bad = [("last loss", str(last), "bold red")] if not math.isfinite(last) else []
         skipped = [("skipped", str(self._skipped), "bold red")] if self._skipped else []
+        told = "reward/total" not in m  # a policy's loss is about 0 whatever it learns
         yield [
-            *_cell("loss", mean.get("train/loss"), ".4f", "bold"), *bad,
+            *(_cell("loss", mean.get("train/loss"), ".4f", "bold") if told else []), *bad,
             *_cell("reasoning", mean.get("train/loss_reasoning"), ".4f"),
             *_cell("answer", mean.get("train/loss_answer"), ".4f"),
             *_cell("held out", m.get("eval/loss"), ".4f"), *skipped,
         ]  # fmt: skip
+        failed = m.get("rewards/timeouts", 0.0) + m.get("rewards/errors", 0.0)
         yield [  # of reinforcement learning
             *_cell("reward", mean.get("reward/total"), ".3f", "bold"),
             *_cell("right", mean.get("rollout/correct"), ".1%"),
@@ -228,6 +238,7 @@ class _View:
             *_cell("entropy", m.get("policy/entropy"), ".3f"),
             *_cell("KL", m.get("policy/kl"), ".4f"),
             *_cell("held out", m.get("eval/correct"), ".1%"),
+            *([("failed checks", f"{failed:.0f}", "bold yellow")] if failed else []),
         ]
         memory = m.get("memory/device_peak_gib", m.get("memory/host_gib"))
         limit = m.get("memory/device_limit_gib")

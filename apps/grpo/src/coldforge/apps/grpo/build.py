@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from coldforge import grpo, modeling, training
-from coldforge.apps.grpo.config import GrpoRunConfig
+from coldforge.apps.grpo.config import GrpoRunConfig, RolloutOptions
 from coldforge.grpo import BatchShape, GrpoConfig, Rows
 from coldforge.losses import PolicyLoss
 from coldforge.rollout import Engine, EngineConfig, SamplingParams
@@ -62,19 +62,8 @@ class Built:
 
     def engine(self, *, temperature: float | None = None, stop_ids: tuple[int, ...] = ()) -> Engine:
         """A sampler of this model: at the run's temperature, unless another is given."""
-        options = self.config.rollout
-        params = SamplingParams(
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature if temperature is None else temperature,
-            stop_ids=stop_ids,
-        )
-        return Engine(
-            self.model, params,
-            EngineConfig(
-                max_prompt_tokens=options.max_prompt_tokens, slots=options.slots, memory_gib=options.memory_gib,
-                prefill_chunk=options.prefill_chunk, kv=options.kv, weights=options.weights,
-            ),
-        )  # fmt: skip
+        params, sizes = sampling(self.config.rollout, temperature=temperature, stop_ids=stop_ids)
+        return Engine(self.model, params, sizes)
 
     def with_params(self, params: Any) -> modeling.Gemma3:
         """The model with what was trained, the base shared."""
@@ -120,6 +109,24 @@ def build(model: modeling.Gemma3, config: GrpoRunConfig, *, mesh: Mesh | None) -
     )  # fmt: skip
 
 
+def sampling(
+    options: RolloutOptions, *, temperature: float | None = None, stop_ids: tuple[int, ...] = ()
+) -> tuple[SamplingParams, EngineConfig]:
+    """How is sampled, and in what room.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+    return SamplingParams(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature if temperature is None else temperature,
+        stop_ids=stop_ids,
+    ), EngineConfig(
+        max_prompt_tokens=options.max_prompt_tokens, slots=options.slots, memory_gib=options.memory_gib,
+        prefill_chunk=options.prefill_chunk, kv=options.kv, weights=options.weights,
+    )  # fmt: skip
+
+
 def loop_config(config: GrpoRunConfig) -> GrpoConfig:
     """The loop's numbers."""
     loop, algorithm = config.loop, config.algorithm
@@ -142,6 +149,8 @@ def batch_shape(config: GrpoRunConfig, mesh: Mesh | None) -> BatchShape:
         ValueError: The rows cannot be split over the mesh, or a sample does not fit into one.
     """
     rows = config.rows.rows
+    if rows < 1:
+        raise ValueError(f"rows.rows is {rows}; wanted at least 1")
     if mesh is not None:
         ways = mesh.shape["data"] * mesh.shape["fsdp"]
         if rows % ways:

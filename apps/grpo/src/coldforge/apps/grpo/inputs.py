@@ -16,6 +16,7 @@ import numpy as np
 from coldforge.apps.grpo.config import GrpoRunConfig, Options
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.data.questions import Question, Questions, open_questions, order, split_questions
+from coldforge.rewards.grader import UNGRADED
 from coldforge.stages.find import find_tokenizer, find_weights, form_of
 
 if TYPE_CHECKING:
@@ -92,15 +93,16 @@ def find_inputs(options: Options) -> Inputs:
 
 
 def find_questions(config: GrpoRunConfig, tokenizer: Tokenizer, form: ReasoningFormat) -> tuple[Questions, Questions]:
-    """The questions to train on and those held out, none of them too long.
+    """The questions to train on and those held out, all of them short enough and gradable.
 
     Raises:
-        ValueError: There are none, or too long ones; what `coldforge.data.questions.open_questions` raises.
+        ValueError: There are none, too long ones, or ones that nobody can grade; what
+            `coldforge.data.questions.open_questions` raises.
     """
     asked = config.questions
     found = open_questions(asked.sources, split=asked.split, seed=asked.seed, on_bad=asked.on_bad)
     limit = config.rollout.max_prompt_tokens
-    long = long_questions(found, tokenizer, form, limit)
+    long, ungraded = unfit(found, tokenizer, form, limit)
     if long and asked.on_long == "refuse":
         first = found[long[0]]
         raise ValueError(
@@ -108,10 +110,20 @@ def find_questions(config: GrpoRunConfig, tokenizer: Tokenizer, form: ReasoningF
             f"their instruction, the first of them from {first.source}: {first.text[:80]!r}. Raise the limit, or pass "
             "--questions.on-long drop"
         )
-    if long:
-        found = found.select(np.setdiff1d(np.arange(len(found)), long))
+    if ungraded and asked.on_bad == "refuse":
+        first = found[ungraded[0]]
+        raise ValueError(
+            f"{len(ungraded)} of {len(found)} questions have answers of which nobody can tell whether they are right, "
+            f"the first of them from {first.source}, of kind {first.kind}: {first.text[:80]!r}. Leave them out, or "
+            "pass --questions.on-bad drop"
+        )
+    if long or ungraded:
+        found = found.select(np.setdiff1d(np.arange(len(found)), [*long, *ungraded]))
         if not len(found):
-            raise ValueError(f"all {len(long)} questions are longer than rollout.max-prompt-tokens = {limit} tokens")
+            raise ValueError(
+                f"no question is left: {len(long)} are longer than rollout.max-prompt-tokens = {limit} tokens, and "
+                f"{len(ungraded)} have answers that cannot be compared"
+            )
     train, heldout = split_questions(found, asked.heldout)
     if len(heldout) < config.gate.min_prompts:
         raise ValueError(
@@ -121,14 +133,17 @@ def find_questions(config: GrpoRunConfig, tokenizer: Tokenizer, form: ReasoningF
     return train, heldout
 
 
-def long_questions(questions: Sequence[Question], tokenizer: Tokenizer, form: ReasoningFormat, limit: int) -> list[int]:
-    """Which questions have prompts of more than `limit` tokens."""
-    return [
-        index
-        for lot in batched(range(len(questions)), PIECE)
-        for index, ids in zip(lot, encode([questions[i] for i in lot], tokenizer, form), strict=True)
-        if len(ids) > limit
-    ]
+def unfit(
+    questions: Sequence[Question], tokenizer: Tokenizer, form: ReasoningFormat, limit: int
+) -> tuple[list[int], list[int]]:
+    """Which questions have prompts of more than `limit` tokens, and which have answers that cannot be compared."""
+    long: list[int] = []
+    ungraded: list[int] = []
+    for lot in batched(range(len(questions)), PIECE):
+        asked = [questions[i] for i in lot]
+        long += [i for i, ids in zip(lot, encode(asked, tokenizer, form), strict=True) if len(ids) > limit]
+        ungraded += [i for i, one in zip(lot, asked, strict=True) if "scorer" not in one.meta and one.kind in UNGRADED]
+    return long, ungraded
 
 
 def encode(questions: Sequence[Question], tokenizer: Tokenizer, form: ReasoningFormat) -> list[np.ndarray]:

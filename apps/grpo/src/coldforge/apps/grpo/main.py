@@ -1,8 +1,8 @@
 """`coldforge-grpo PRESET --from RUN`: from a cold start to a policy whose answers are right more often.
 
-In this order: the command line; the cold start, its gate, the questions, checked without JAX; the run's directory; base
-weights and adapter; held-out questions before; rollouts and updates, from the newest checkpoint if there is one; the
-adapter; the gate, paired with the replies before; the report.
+In this order: the command line; the cold start, its gate, the questions, checked without JAX; the options; the run's
+directory; base weights and adapter; held-out questions before; rollouts and updates, from the newest checkpoint if
+there is one; the adapter; the gate, paired with the replies before; the report.
 
 Standard output holds the gate's table; all else goes to standard error. Exit codes: 0 the gate is passed; 2 something
 was given that is wrong; 3 the gate has failed; 4 training broke off (not finite, or the watchdog); 75 it stopped in
@@ -45,11 +45,13 @@ def run(options: Options) -> int:
     """Does all of it, and returns the exit code."""
     inputs = find_inputs(options)
     from coldforge import training
+    from coldforge.apps.grpo.checks import check
     from coldforge.stages import devices
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with a traceback what it raises as well
     devices.join(options.distributed)
     mesh = devices.make_mesh(options.config.mesh)
+    check(options, inputs, mesh)  # before a directory is given a configuration that cannot run
     with (
         training.open_run(
             options.run, stage="grpo", config=options.config, identity=inputs.identity, may_differ=MAY_DIFFER
@@ -72,7 +74,6 @@ def work(
     from coldforge.stages.report import write_report
 
     notes = Console(stderr=True, quiet=not devices.first(), highlight=False)
-    build.batch_shape(options.config, mesh)  # refuses rows that cannot be split, before any weight is read
     with notes.status("loading the policy"):
         model = policy.load_policy(run, inputs, options.config, mesh)
         built = build.build(model, options.config, mesh=mesh)

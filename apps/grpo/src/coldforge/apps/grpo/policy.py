@@ -23,14 +23,9 @@ def load_policy(run: training.Run, inputs: Inputs, config: GrpoRunConfig, mesh: 
 
     Raises:
         RunError: The base is not the one that the adapter was trained on, or not that of this run so far.
-        ValueError: The adapter is of another kind than the options say, or prompts and samples exceed the context.
+        ValueError: The adapter is of another kind than the options say.
     """
     base = load_base(inputs.weights, config.model, inputs.tokenizer.vocab_size, mesh)
-    if config.longest > base.config.max_seq_len:
-        raise ValueError(
-            f"rollout.max-prompt-tokens + rollout.max-new-tokens = {config.longest} exceed the model's context of "
-            f"{base.config.max_seq_len}: lower one of them"
-        )
     if inputs.adapter is not None:
         training.require_identity(inputs.manifest, {"base": modeling.fingerprint(base)})
     describe(

@@ -8,6 +8,7 @@ Every process does the same; only the first one judges, writes and shows, but fo
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax
 from coldforge import grpo, training
 from coldforge.apps.grpo.ask import Sampler, ask
 from coldforge.apps.grpo.build import Built
-from coldforge.apps.grpo.config import MAY_DIFFER, Options
+from coldforge.apps.grpo.config import MAY_DIFFER, Options, WatchdogOptions
 from coldforge.apps.grpo.inputs import Inputs, question_at
 from coldforge.apps.grpo.judge import Judging
 from coldforge.grpo import Parts, RlLimits, Start, resume, rl_rules
@@ -52,10 +53,7 @@ def training_parts(
         checkpoints = stack.enter_context(checkpointer)
         judging = stack.enter_context(Judging(inputs, config))
         sampler = Sampler(built, inputs)
-        limits = RlLimits(
-            stop=config.watchdog.stop, gap=config.watchdog.gap, kl=config.watchdog.kl, rollouts=config.watchdog.rollouts
-        )
-        watchdog = training.Watchdog(rules=rl_rules(limits))
+        watchdog = training.Watchdog(rules=rl_rules(limits_of(config.watchdog)))
         vote = training.Vote() if jax.process_count() > 1 else None
 
         def parts(step: int, log: training.MetricLog | None = None, view: training.LiveView | None = None) -> Parts:
@@ -78,6 +76,7 @@ def training_parts(
                 compiles=lambda: {"train": built.train_step.compiles(), "sample": sampler.compiles},
                 show=None if view is None else (lambda at, scalars: view.update(at, scalars)),
                 doing=None if view is None else view.doing,
+                progress=(lambda _done, _of: None) if view is None else view.progress,
                 found=None if view is None else view.finding,
                 saved=None if view is None else view.saved,
                 stop=lambda: stopper.reason if stopper.should_stop() else None,
@@ -93,6 +92,15 @@ def training_parts(
         if start.step:
             view.note(f"going on from step {start.step} of {loop.steps}")
         yield Wired(start, parts(start.step, log, view), sampler, judging)
+
+
+def limits_of(options: WatchdogOptions) -> RlLimits:
+    """The watchdog's limits, of options.
+
+    Raises:
+        ValueError: One is not above 0.
+    """
+    return RlLimits(**dataclasses.asdict(options))
 
 
 def _train_step(built: Built, profiler: training.Profiler, step: int) -> Callable[[Any, Any], Any]:

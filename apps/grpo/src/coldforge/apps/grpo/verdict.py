@@ -3,12 +3,14 @@
 Replies before are kept in the run (`heldout/before.jsonl`), so that a run that goes on does not ask again.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from coldforge import training
 from coldforge.apps.grpo.ask import ask
 from coldforge.apps.grpo.build import Built
+from coldforge.apps.grpo.config import GrpoGate
 from coldforge.apps.grpo.inputs import Inputs
 from coldforge.apps.grpo.train import Wired
 from coldforge.sft import GateLimits, GateResult, Graded, judge
@@ -40,11 +42,15 @@ def hold_gate(
     with doing(f"gate: {len(inputs.heldout)} held-out questions"):
         after = ask(wired.sampler, params, inputs.heldout, wired.judging)
     write_replies(run.path / "heldout" / AFTER, after)
-    gate = wired.sampler.built.config.gate
-    limits = GateLimits(
-        format=gate.format, ended=gate.ended, truncated=gate.truncated, accuracy_drop=gate.accuracy_drop,
-        min_prompts=gate.min_prompts,
-    )  # fmt: skip
-    result = judge(before, after, limits)
+    result = judge(before, after, limits(wired.sampler.built.config.gate))
     run.update(gate=result.to_dict())
     return result, after
+
+
+def limits(gate: GrpoGate) -> GateLimits:
+    """The gate's limits, of options.
+
+    Raises:
+        ValueError: One is no share.
+    """
+    return GateLimits(**dataclasses.asdict(gate))
