@@ -51,17 +51,16 @@ def test_a_run_that_is_killed_and_stopped_goes_on_to_the_same_end(
 ) -> None:
     """Metrics, samples and the last model, to the bit."""
     run = tmp_path / "run"
-    *_, stopped, last = sessions(
-        {"run": run, "what": "sample", "count": 6, "code": -9},  # in the midst of the second rollout
-        {"run": run, "what": "judge", "count": 7, "code": -9},  # while one of the next is judged
-        {"run": run, "what": "train", "count": 2, "code": -9},  # in an update
-        {"run": run, "what": "train", "count": 1, "signal": "SIGTERM", "code": 75},
+    stopped, second, *_ = sessions(
+        {"run": run, "what": "train", "count": 3, "signal": "SIGTERM", "code": 75},  # between two updates of a rollout
+        {"run": run, "what": "sample", "count": 6, "code": -9},  # in the midst of the last rollout
+        {"run": run, "what": "judge", "count": 2, "code": -9},  # while it is judged
+        {"run": run, "what": "train", "count": 1, "code": -9},  # in an update
         {"run": run},
     )
-    assert "SIGTERM. It is saved." in stopped
+    assert "stopped after step 3: SIGTERM. It is saved." in stopped
     assert f"--run {run}" in stopped[stopped.index("start the same command again") :]
-    [step] = [step for step in range(1, STEPS) if f"stopped after step {step}: " in stopped]
-    assert f"going on from step {step} of {STEPS}" in last
+    assert f"going on from step 3 of {STEPS}" in second, "with samples from the disk"
     assert curves(run) == curves(whole)
     assert texts(run) == texts(whole)
     assert [path.name for path in run.glob("rollouts/*")] == ["rollout_00000003.npz"], "what checkpoint 7 needs"

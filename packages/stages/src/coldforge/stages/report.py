@@ -123,7 +123,7 @@ def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapp
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
-            axes.legend(frameon=False)
+            axes.legend(framealpha=0.7, edgecolor="none")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()

@@ -22,7 +22,7 @@ from coldforge.apps.grpo.judge import Judging
 from coldforge.data.questions import Question
 from coldforge.grpo import Ask
 from coldforge.rollout import Request, Sample
-from coldforge.sft import Graded
+from coldforge.sft import Graded, rates
 from coldforge.stages.devices import use
 
 
@@ -59,6 +59,15 @@ def ask(sampler: Sampler, params: Any, questions: Sequence[Question], judging: J
     samples = sampler.replies(params, questions)
     graded = judging.graded(questions, samples) if jax.process_index() == 0 else []
     return _from_first(graded)
+
+
+def shares(replies: Sequence[Graded]) -> dict[str, float]:
+    """Of right, well-formed and cut-off replies, and their mean length in tokens, by their names in the log."""
+    found = rates(replies)
+    return {
+        "eval/correct": found.accuracy.value, "eval/format": found.format.value,
+        "eval/truncated": found.truncated.value, "eval/length": float(found.length or 0.0),
+    }  # fmt: skip
 
 
 def _from_first(replies: list[Graded]) -> list[Graded]:

@@ -47,6 +47,11 @@ def _check_sampling(config: GrpoRunConfig) -> None:
         raise ValueError(
             f"rollout.temperature is {config.rollout.temperature}; wanted above 0, as samples of a question must differ"
         )
+    if config.rollout.weights != "model" and config.model.train == "full":
+        raise ValueError(
+            f"rollout.weights is {config.rollout.weights}: a copy of a frozen base, but model.train full has none. "
+            "Train adapters (--model.train lora), or sample from the model (--rollout.weights model)"
+        )
 
 
 def _check_model(config: GrpoRunConfig, inputs: Inputs) -> None:

@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import jax
 
 from coldforge import grpo, training
-from coldforge.apps.grpo.ask import Sampler, ask
+from coldforge.apps.grpo.ask import Sampler, ask, shares
 from coldforge.apps.grpo.build import Built
 from coldforge.apps.grpo.config import MAY_DIFFER, Options, WatchdogOptions
 from coldforge.apps.grpo.inputs import Inputs, question_at
 from coldforge.apps.grpo.judge import Judging
 from coldforge.grpo import Parts, RlLimits, Start, resume, rl_rules
-from coldforge.sft import rates
 from coldforge.stages.devices import row_share, use
 from coldforge.stages.gate import write_replies
 
@@ -136,16 +135,12 @@ def _placer(built: Built) -> Callable[[grpo.Rows], Any]:
 def _evaluate(
     sampler: Sampler, inputs: Inputs, judging: Judging, run: training.Run
 ) -> Callable[[Any], Mapping[str, float]]:
-    """Shares of right, well-formed and cut-off replies to the held-out questions; the replies are kept in the run."""
+    """Figures of replies to the held-out questions; the replies are kept in the run."""
 
     def evaluate(params: Any) -> Mapping[str, float]:
         replies = ask(sampler, params, inputs.heldout, judging)
         write_replies(run.path / "heldout" / "latest.jsonl", replies)
-        found = rates(replies)
-        return {
-            "eval/correct": found.accuracy.value, "eval/format": found.format.value,
-            "eval/truncated": found.truncated.value, "eval/length": float(found.length or 0.0),
-        }  # fmt: skip
+        return shares(replies)
 
     return evaluate
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coldforge import training
-from coldforge.apps.grpo.ask import ask
+from coldforge.apps.grpo.ask import ask, shares
 from coldforge.apps.grpo.build import Built
 from coldforge.apps.grpo.config import GrpoGate
 from coldforge.apps.grpo.inputs import Inputs
@@ -24,12 +24,15 @@ def before(built: Built, inputs: Inputs, wired: Wired, run: training.Run) -> lis
     """The replies of the policy that the run began with: those kept in the run, or new ones, which are kept."""
     file = run.path / "heldout" / BEFORE
     if everybodys(file.is_file()):
-        return read_replies(file)
-    doing = wired.parts.doing
-    assert doing is not None
-    with doing(f"{len(inputs.heldout)} held-out questions, before"):
-        replies = ask(wired.sampler, built.params, inputs.heldout, wired.judging)
-    write_replies(file, replies)
+        replies = read_replies(file)
+    else:
+        doing = wired.parts.doing
+        assert doing is not None
+        with doing(f"{len(inputs.heldout)} held-out questions, before"):
+            replies = ask(wired.sampler, built.params, inputs.heldout, wired.judging)
+        write_replies(file, replies)
+    if wired.start.step == 0 and wired.parts.log is not None:
+        wired.parts.log.scalars(0, shares(replies))  # where the curve begins
     return replies
 
 
