@@ -207,16 +207,19 @@ def tpu(session: nox.Session) -> None:
         session.run("python", "tools/tpu_forward.py", *mesh)
     for plan in PLANS:
         # 1: the step does not fit, which is a result
-        session.run("coldforge-plan", "sft", *plan.split(), success_codes=[0, 1])
+        session.run("coldforge-plan", *plan.split(), success_codes=[0, 1])
 
 
 # What BENCHMARKS.md gives figures of.
 PLANS = (
-    "gemma3-1b --topology v5e:2x4",
-    "gemma3-1b --topology v5e:2x4 --mesh.fsdp 8 --model.remat full",
-    "gemma3-1b --topology v5e:2x4 --mesh.fsdp 8 --model.remat full --batches.seq-len 32768",
-    "gemma3-12b --topology v5e:2x4",
-    "gemma3-27b --topology v5e:8x8",
+    "sft gemma3-1b --topology v5e:2x4",
+    "sft gemma3-1b --topology v5e:2x4 --mesh.fsdp 8 --model.remat full",
+    "sft gemma3-1b --topology v5e:2x4 --mesh.fsdp 8 --model.remat full --batches.seq-len 32768",
+    "sft gemma3-12b --topology v5e:2x4",
+    "sft gemma3-27b --topology v5e:8x8",
+    "grpo gemma3-1b --topology v5e:2x4 --rollout.max-new-tokens 7680",
+    "grpo r1 --topology v5e:2x4",
+    "grpo r1 --topology v5e:2x4 --mesh.fsdp 8",
 )
 
 
