@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from coldforge.apps.grpo.build import Built
 from coldforge.apps.grpo.inputs import Inputs
@@ -23,7 +22,7 @@ from coldforge.data.questions import Question
 from coldforge.grpo import Ask
 from coldforge.rollout import Request, Sample
 from coldforge.sft import Graded, rates
-from coldforge.stages.devices import use
+from coldforge.stages.devices import from_first, use
 
 
 class Sampler:
@@ -74,9 +73,6 @@ def _from_first(replies: list[Graded]) -> list[Graded]:
     if jax.process_count() == 1:
         return replies
     data = np.frombuffer(json.dumps([dataclasses.asdict(r) for r in replies]).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    padded = np.zeros(size, np.uint8)
-    if jax.process_index() == 0:
-        padded[:] = data
-    whole = bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded)))
-    return [Graded(**fields) for fields in json.loads(whole)]
+    size = int(from_first(np.int64(len(data))))
+    whole = from_first(data if jax.process_index() == 0 else np.zeros(size, np.uint8))
+    return [Graded(**fields) for fields in json.loads(whole.tobytes())]
