@@ -10,7 +10,7 @@ Left out: chat templates and stop tokens, which are the model's own and so the g
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from coldforge.data.chat import Message
@@ -134,6 +134,7 @@ class Graded:
         credit: What it is worth, 0 to 1.
         verdict: "right", "wrong", "no answer", "timeout", "error", or "not judged".
         why: Why, where there is something to say.
+        measures: Further scores of the task's verifier, each as (hits, of): "instructions strict": (2, 3).
         prompt: What was asked; stored with sample 0 of a question only.
     """
 
@@ -151,6 +152,7 @@ class Graded:
     credit: float = 0.0
     verdict: str
     why: str = ""
+    measures: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     prompt: Prompt | None = None
 
     @property
