@@ -126,10 +126,12 @@ def prefill(graph, weights, store: Store, packed: PackedPrompts) -> Store:
 
 @partial(jax.jit, donate_argnames="slots")
 def admit(slots: Slots, store: Store, entries: Entries) -> Slots:
-    """Each entry's prompt in its slot.
+    """Each entry's prompt in its slot; padding comes last.
 
     A prompt has the same places in a row of either cache: where the slot's ring is the longer one, the store's is as
-    long as its prompts and has not wrapped.
+    long as its prompts and has not wrapped. Caches take one entry at a time: a scatter of int8 rows makes XLA:TPU copy
+    each cache twice to change its layout (1,214 M estimated cycles a call at 8,192 tokens where this takes
+    about 8 M).
     """
     slot, source = entries.slot, entries.source
 
@@ -137,7 +139,13 @@ def admit(slots: Slots, store: Store, entries: Entries) -> Slots:
         return old.at[slot].set(new, mode="drop")
 
     def layer(old, new):
-        return old.at[slot, :, : new.shape[2]].set(new[source], mode="drop")
+        prompts = new[source]
+
+        def put(entry, old):
+            row = jax.lax.dynamic_index_in_dim(prompts, entry, keepdims=True)
+            return jax.lax.dynamic_update_slice(old, row, (slot[entry], *[0] * (old.ndim - 1)))
+
+        return jax.lax.fori_loop(0, jnp.sum(slot < old.shape[0]), put, old)
 
     positions = {}
     for kind, old in slots.cache.positions.items():

@@ -73,7 +73,7 @@ def training_parts(
                 keep=_keeper(run, view),
                 log=log, watchdog=watchdog, memory=lambda: training.memory_metrics() | judging.faults(),
                 compiles=lambda: {"train": built.train_step.compiles(), "sample": sampler.compiles},
-                show=None if view is None else (lambda at, scalars: view.update(at, scalars)),
+                show=None if view is None else _shower(view, stopper),
                 doing=None if view is None else view.doing,
                 progress=(lambda _done, _of: None) if view is None else view.progress,
                 found=None if view is None else view.finding,
@@ -110,6 +110,25 @@ def _train_step(built: Built, profiler: training.Profiler, step: int) -> Callabl
             return profiler.run(step, built.train_step, state, built.frozen, batch)
 
     return train
+
+
+def _shower(view: training.LiveView, stopper: training.Stopper) -> Callable[[int, Mapping[str, float]], None]:
+    """Shows the numbers of a step; from the second update on, which compiles nothing, the time box has room for one.
+
+    The loop asks whether to stop after each group of samples: what the stopper takes for a step is much shorter than an
+    update.
+    """
+    kept, updates = stopper.margin, 0
+
+    def show(step: int, scalars: Mapping[str, float]) -> None:
+        nonlocal updates
+        if "time/update" in scalars:
+            updates += 1
+            if updates > 1:
+                stopper.margin = max(stopper.margin, kept + scalars["time/update"])
+        view.update(step, scalars)
+
+    return show
 
 
 def _score(built: Built) -> Callable[[Any, Any], Any]:
