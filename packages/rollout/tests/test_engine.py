@@ -104,6 +104,29 @@ def test_numbers_seeds_and_limits_of_a_request(small, expected):
     ]
 
 
+def test_a_request_says_itself_where_its_samples_end(small, expected):
+    def until(tokens: np.ndarray) -> int | None:
+        found = np.flatnonzero(tokens % 5 == 0)
+        return int(found[0]) if found.size else None  # the token itself is not kept
+
+    steps = small.stats.slot_steps
+    whole = dict(small.run(REQUESTS))
+    steps, between = small.stats.slot_steps - steps, small.stats.slot_steps
+    requests = [dataclasses.replace(r, until=until) if r.id % 2 else r for r in REQUESTS]
+    found = dict(small.run(requests))
+    assert small.stats.slot_steps - between < steps  # slots were free earlier
+    cut = 0
+    for request in requests:
+        for one, sample in zip(found[request.id], whole[request.id], strict=True):
+            kept = until(sample.tokens) if request.until else None
+            cut += kept is not None
+            reason = sample.finish_reason if kept is None else "stop"
+            wanted = Sample(sample.tokens[:kept], sample.logprobs[:kept], reason)
+            assert same(one, wanted)
+    assert cut > 6
+    assert all_same(small.run(REQUESTS), expected)  # and those who come later notice nothing
+
+
 # --- what it costs
 
 

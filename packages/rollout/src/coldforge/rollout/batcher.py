@@ -26,6 +26,8 @@ from coldforge.rollout.requests import Group, Sample, Work, sample_key
 from coldforge.rollout.sampling import SamplingParams
 from coldforge.rollout.sizes import Sizes
 
+LOOK = 16  # steps of a decode call whose samples the host may end: what is made behind an end is lost
+
 
 @dataclass
 class Stats:
@@ -101,7 +103,8 @@ class Batch:
             if not self.live:
                 yield from done
                 return
-            pending = self.decode(programs.INTERVAL)
+            looked_at = any(one is not None and one.work.until is not None for one in self._running)
+            pending = self.decode(LOOK if looked_at else programs.INTERVAL)
             yield from done
             done = self.collect(pending)
             self.shrink()
@@ -151,7 +154,7 @@ class Batch:
         self.stats.steps += steps
         self.stats.slot_steps += steps * self.rows
         self.stats.rows[self.rows] = self.stats.rows.get(self.rows, 0) + steps
-        groups = []
+        groups, ended = [], np.zeros(self.rows, bool)
         for slot, one in enumerate(self._running):
             if one is None:
                 continue
@@ -159,10 +162,15 @@ class Batch:
             one.made += new
             one.tokens.append(made.tokens[slot, :new].copy())
             one.logprobs.append(made.logprobs[slot, :new].copy())
-            if made.done[slot]:
+            kept = None if one.work.until is None else one.work.until(np.concatenate(one.tokens))
+            if made.done[slot] or kept is not None:
                 self._running[slot] = None
-                group = self._finish(one, stopped=bool(made.stopped[slot]))
+                ended[slot] = not made.done[slot]
+                group = self._finish(one, kept, stopped=bool(made.stopped[slot]))
                 groups += [] if group is None else [group]
+        if ended.any():
+            with self._counted():
+                self._slots = programs.retire(self._slots, ended)
         return groups
 
     def shrink(self) -> None:
@@ -239,16 +247,16 @@ class Batch:
             params=params.rows(size),
         )
 
-    def _finish(self, one: _Running, *, stopped: bool) -> Group | None:
-        """Files a sample; the group, if that was its last one."""
-        tokens, logprobs = np.concatenate(one.tokens), np.concatenate(one.logprobs)
+    def _finish(self, one: _Running, kept: int | None, *, stopped: bool) -> Group | None:
+        """Files a sample, of which `kept` tokens count if its `until` has ended it; the group, if it was the last."""
+        tokens, logprobs = np.concatenate(one.tokens)[:kept], np.concatenate(one.logprobs)[:kept]
         if not np.all(np.isfinite(logprobs)):
             raise FloatingPointError(
                 f"request {one.work.id}: the log-probability of new token {int(np.argmin(np.isfinite(logprobs)))} of "
                 f"sample {one.work.first + one.number} is not finite: the weights, or the adapter, give NaN"
             )
         samples = self._unfinished[one.work.id]
-        samples[one.number] = Sample(tokens, logprobs, "stop" if stopped else "length")
+        samples[one.number] = Sample(tokens, logprobs, "stop" if stopped or kept is not None else "length")
         self.stats.samples += 1
         self.stats.tokens += tokens.size
         if any(sample is None for sample in samples):

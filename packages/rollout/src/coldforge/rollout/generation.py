@@ -93,4 +93,4 @@ def _numbered(prompts: list[np.ndarray], params: SamplingParams, n: int) -> Iter
         text = prompt.tobytes()
         first = seen.get(text, 0)
         seen[text] = first + n
-        yield Work(i, prompt, n, params.seed, [params.max_new_tokens] * n, first)
+        yield Work(i, prompt, n, params.seed, [params.max_new_tokens] * n, first, None)

@@ -3,6 +3,7 @@
     store = prefill(graph, weights, store, packed)                 # prompts → rows of the prompt store
     slots = admit(slots, store, entries)                           # rows of the store → slots, one per sample
     slots, made = decode(graph, weights, slots, stop_ids, …)        # new tokens in all slots, until enough have ended
+    slots = retire(slots, ended)                                   # slots that the host has ended
     slots = compact(slots, source)                                 # the slots that still run, in fewer rows
 
 Each is compiled once for each shape of its arguments. Everything that changes from sample to sample (temperature,
@@ -85,7 +86,7 @@ def mesh_context(mesh: Mesh | None):
 
 def compiled() -> int:
     """Programs compiled so far by this process, over all engines."""
-    programs: tuple[Any, ...] = (empty_store, empty_slots, prefill, admit, decode, _take)
+    programs: tuple[Any, ...] = (empty_store, empty_slots, prefill, admit, decode, _ended, _take)
     return sum(program._cache_size() for program in programs)
 
 
@@ -203,6 +204,16 @@ def decode(graph, weights, slots: Slots, stop_ids, steps, until) -> tuple[Slots,
     stopped = is_stop(last, stop_ids) & (slots.made > before)
     made = Made(tokens, logprobs, slots.made, slots.done, stopped, step)
     return slots, jax.tree.map(lambda x: constrain(x, (None,) * x.ndim), made)
+
+
+def retire(slots: Slots, ended: np.ndarray) -> Slots:
+    """The slots with those done that are `ended`, bool `[rows]`."""
+    return slots._replace(done=_ended(slots.done, ended))
+
+
+@jax.jit
+def _ended(done: Bool[Array, " rows"], ended: Bool[Array, " rows"]) -> Bool[Array, " rows"]:
+    return _pin(done | ended)
 
 
 def compact(slots: Slots, source: np.ndarray) -> Slots:

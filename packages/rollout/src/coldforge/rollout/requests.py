@@ -5,7 +5,7 @@ order of requests, the slot it runs in, or what else runs beside it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 
 type FinishReason = Literal["stop", "length"]
 type Prompt = Sequence[int] | np.ndarray  # token ids
+type Until = Callable[[np.ndarray], int | None]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Sample:
     Attributes:
       tokens: the new tokens, the stop token included.
       logprobs: of each token, under softmax(logits / temperature) before top-k and top-p (temperature 0: under 1).
-      finish_reason: "stop" (ended with a stop id) or "length" (cut off at max_new_tokens).
+      finish_reason: "stop" (ended with a stop id, or by the request's `until`) or "length" (cut off at max_new_tokens).
     """
 
     tokens: np.ndarray
@@ -41,6 +42,8 @@ class Request:
       seed: same seed and same prompt, same samples. Two requests with one prompt want two seeds.
       max_new_tokens: ends this request's samples, or (a sequence) each of them; None takes that of the parameters.
       first: number of the first sample: `n=2, first=4` are samples 4 and 5 of what `n=6` gives.
+      until: ends samples by more than stop ids, as by a text: given the new tokens so far, it says how many of them to
+        keep, or None to go on. Asked every few tokens, so the answer must not depend on those behind the end.
     """
 
     id: int
@@ -49,6 +52,7 @@ class Request:
     seed: int = 0
     max_new_tokens: int | Sequence[int] | None = None
     first: int = 0
+    until: Until | None = None
 
 
 class Group(NamedTuple):
@@ -67,6 +71,7 @@ class Work(NamedTuple):
     seed: int
     limits: Sequence[int]  # most new tokens of each sample
     first: int
+    until: Until | None
 
 
 def check_request(request: Request, *, vocab: int, max_prompt_tokens: int, max_new_tokens: int, limit: int) -> Work:
@@ -98,7 +103,7 @@ def check_request(request: Request, *, vocab: int, max_prompt_tokens: int, max_n
             f"{name} asks for max_new_tokens={new}; it must be 1 to {max_new_tokens} (what the caches hold), or "
             f"{request.n} such numbers"
         )
-    return Work(request.id, prompt, request.n, request.seed, limits, request.first)
+    return Work(request.id, prompt, request.n, request.seed, limits, request.first, request.until)
 
 
 def check_prompt(prompt: Any, vocab: int, name: str) -> np.ndarray:
