@@ -1,0 +1,1 @@
+"""Evaluate a Gemma3, an adapter, or a served model: the program `coldforge-evaluate`."""

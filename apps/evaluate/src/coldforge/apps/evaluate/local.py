@@ -1,0 +1,309 @@
+"""A Gemma3 on this machine's devices as what `coldforge.eval` wants of a model: asks in, replies out. Imports JAX.
+
+    found = find_local(options)                      # weights, adapter, tokenizer, form; nothing is loaded
+    local = load_local(found, options)               # on the mesh
+    for place, replies in local.generate(asks): ...
+
+All asks run in one engine, whatever their tasks: slots that one task frees are taken by the next. Texts that end a
+reply are looked for while it is made. Every process of a mesh samples alike; the first one says what is asked
+(`generate`), the others do it too (`follow`).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from coldforge import modeling
+from coldforge.apps.evaluate.options import LocalOptions
+from coldforge.data import ReasoningFormat, Tokenizer
+from coldforge.data.embedded import gemma3_270m
+from coldforge.eval import Ask, Reply, Sampling
+from coldforge.rollout import Engine, EngineConfig, Request, Sample, SamplingParams
+from coldforge.stages.devices import from_first, platform_of, use
+from coldforge.stages.find import find_tokenizer, form_of
+
+if TYPE_CHECKING:
+    from coldforge import training
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a model is made of, before anything is loaded.
+
+    Attributes:
+        weights: Where the base is, or all of the model.
+        adapter: In PEFT's format; None: none.
+        tokenizer: That of the adapter's run, or that which lies with the weights.
+        form: Of replies, as the run has taught it; the project's own where there is no run.
+        manifest: Of the adapter's run; None: the adapter is no run's, or there is none.
+    """
+
+    weights: Path
+    adapter: Path | None
+    tokenizer: Tokenizer
+    form: ReasoningFormat
+    manifest: "training.Manifest | None"
+
+
+def find_local(options: LocalOptions) -> Found:
+    """Finds what is to be loaded. `--adapter` takes a run of any stage, or a directory in PEFT's format.
+
+    Raises:
+        FileNotFoundError: Something is not there.
+        ModuleNotFoundError: No weights are named, and the extra that brings the 270M's is not installed.
+        ValueError: The tokenizer is not the one that the run was trained with, or a run has trained all of the model
+            and --model names another.
+    """
+    from coldforge import training
+
+    manifest, adapter = None, options.adapter
+    if adapter is not None and not adapter.is_dir():
+        raise FileNotFoundError(
+            f"there is no directory {adapter}; --adapter takes a run, or an adapter in PEFT's format"
+        )
+    if adapter is not None and (adapter / "manifest.json").is_file():
+        manifest = training.read_manifest(adapter)
+        adapter = manifest.adapter_path
+    weights = options.model
+    if manifest is not None and adapter is None:
+        weights = _whole_model(manifest, weights)
+    if weights is not None and not weights.exists():
+        raise FileNotFoundError(f"there is nothing at {weights}; --model takes a path on this machine")
+    weights = gemma3_270m() if weights is None else weights
+    beside = None if (place := adapter or weights) is None else place / "tokenizer.model"
+    own = beside if beside is not None and beside.is_file() else None
+    tokenizer = find_tokenizer(options.tokenizer or own, weights)
+    stored = None if manifest is None else manifest.tokenizer.get("sha256")
+    if stored not in (None, tokenizer.fingerprint):
+        raise ValueError(
+            f"{options.adapter} was trained with another tokenizer ({stored[:12]}…) than this one "
+            f"({tokenizer.fingerprint[:12]}…): pass its own with --tokenizer"
+        )
+    form = ReasoningFormat() if manifest is None else form_of(manifest)
+    return Found(weights, adapter, tokenizer, form, manifest)
+
+
+def _whole_model(manifest: "training.Manifest", named: Path | None) -> Path:
+    """The model that a run has trained as a whole."""
+    place = manifest.directory / "model"
+    if not place.is_dir():
+        raise FileNotFoundError(f"{manifest.directory} holds neither an adapter nor a model; has the run finished?")
+    if named is not None:
+        raise ValueError(f"{manifest.directory} has trained all of the model, and --model names {named}: leave it out")
+    return place
+
+
+def load_local(found: Found, options: LocalOptions, mesh: Mesh | None) -> "Local":
+    """Loads the model onto the mesh, each process its share.
+
+    Raises:
+        RunError: The base weights are not those that the adapter was trained on.
+        ConfigError, WeightsError: As `coldforge.modeling.load`.
+        ValueError: The tokenizer has more tokens than the model; the adapter does not fit.
+    """
+    from coldforge import training
+
+    auto = "float32" if platform_of(mesh) == "cpu" else "bfloat16"
+    base = modeling.load(found.weights, dtype=auto if options.dtype == "auto" else options.dtype, mesh=mesh)
+    if found.tokenizer.vocab_size > base.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {found.tokenizer.vocab_size:,} tokens and the model {base.config.vocab_size:,}. Pass "
+            "the model's own with --tokenizer PATH"
+        )
+    fingerprint = modeling.fingerprint(base)
+    if found.manifest is not None and found.adapter is not None:
+        training.require_identity(found.manifest, {"base": fingerprint})
+    return Local(_with_adapter(base, found), found, options, mesh, fingerprint)
+
+
+def _with_adapter(base: modeling.Gemma3, found: Found) -> modeling.Gemma3:
+    """The base with the adapter, on weights in as many bits as it was trained on."""
+    if found.adapter is None:
+        return base
+    config = modeling.peft_config(found.adapter, base.config)
+    quantize: Any = "none" if found.manifest is None else found.manifest.base.get("quantize", "none")
+    if quantize != "none":
+        config = dataclasses.replace(config, quantize=quantize)
+    model = modeling.add_lora(base, config, rngs=nnx.Rngs(0))
+    modeling.load_peft(model, found.adapter)
+    return model
+
+
+class Work(NamedTuple):
+    """Samples of one prompt, as every process is told of them.
+
+    Attributes:
+        id: Names them in what comes back.
+        prompt: Token ids.
+        n, seed, first: As in `coldforge.eval.Ask`.
+        stop: Texts at which a reply ends.
+    """
+
+    id: int
+    prompt: list[int]
+    n: int = 1
+    seed: int = 0
+    first: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class Local:
+    """A model that can be asked.
+
+    Attributes:
+        model: The base, with the adapter on it.
+        found: What it was made of.
+        identity: What its results are filed under.
+        engine: The last engine; None before the first ask.
+    """
+
+    def __init__(
+        self, model: modeling.Gemma3, found: Found, options: LocalOptions, mesh: Mesh | None, fingerprint: str
+    ) -> None:
+        self.model, self.found, self.mesh = model, found, mesh
+        self._options = options
+        self.engine: Engine | None = None
+        self.identity: dict[str, Any] = {
+            "model": str(options.model or "gemma3-270m"), "base": fingerprint, "dtype": str(model.dtype),
+            "tokenizer": found.tokenizer.fingerprint,
+        }  # fmt: skip
+        if found.adapter is not None:
+            self.identity |= {"adapter": str(options.adapter), "adapter_sha256": _hash(found.adapter)}
+        if found.manifest is not None:
+            self.identity["stage"] = found.manifest.stage
+
+    def generate(self, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Reply]]]:
+        """Replies, as soon as all of an ask's are made. With several processes the others `follow`, until `finish`.
+
+        Raises:
+            ValueError: A prompt and its reply do not fit into the model's context.
+        """
+        for sampling in dict.fromkeys(ask.sampling for ask in asks):
+            yield from self.sample(
+                sampling,
+                [
+                    Work(place, self.encode(ask.prompt), ask.n, ask.seed, ask.first, ask.stop)
+                    for place, ask in enumerate(asks)
+                    if ask.sampling == sampling
+                ],
+            )
+
+    def sample(self, sampling: Sampling, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
+        """Replies to prompts that are token ids already; likewise."""
+        _tell([sampling.to_dict(), works])
+        return self._run(sampling, works)
+
+    def finish(self) -> None:
+        """Lets the other processes go."""
+        _tell(None)
+
+    def follow(self) -> None:
+        """Samples what the first process is asked, until it is done."""
+        while (told := _heard()) is not None:
+            for _ in self._run(*told):
+                pass
+
+    def encode(self, prompt: Any) -> list[int]:
+        """Token ids of a prompt: messages in the chat template, a text as it stands after <bos>."""
+        tokenizer = self.found.tokenizer
+        return tokenizer.encode(prompt, add_bos=True) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
+
+    def _run(self, sampling: Sampling, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
+        engine = self.engine = self._engine(sampling, works)
+        tokenizer, stops = self.found.tokenizer, {work.id: work.stop for work in works}
+        requests = [
+            Request(id=w.id, prompt=w.prompt, n=w.n, seed=w.seed, first=w.first, until=until(tokenizer, w.stop))
+            for w in works
+        ]
+        with use(self.mesh):
+            for group in engine.run(requests):
+                yield group.id, [self._reply(sample, stops[group.id]) for sample in group.samples]
+
+    def _engine(self, sampling: Sampling, works: Sequence[Work]) -> Engine:
+        """An engine for the longest prompt, whose replies get what the context leaves, if that is less."""
+        context = self.model.config.max_seq_len
+        longest = max((work.prompt for work in works), key=len)
+        prompt = -(-len(longest) // 64) * 64  # few sizes: an evaluation that goes on compiles nothing anew
+        new = min(sampling.max_new_tokens, context - prompt)
+        if new < 1:
+            raise ValueError(
+                f"a prompt has {len(longest)} tokens, and the model's context is {context}: leave the "
+                f"question out. It begins {self.found.tokenizer.decode(longest[:30])!r}"
+            )
+        params = SamplingParams(
+            max_new_tokens=new, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
+            stop_ids=self.found.tokenizer.stop_ids,
+        )  # fmt: skip
+        options = self._options
+        config = EngineConfig(
+            max_prompt_tokens=prompt, slots=options.slots, memory_gib=options.memory_gib, kv=options.kv,
+            weights=options.weights,
+        )  # fmt: skip
+        if self.engine is not None and (self.engine.params, self.engine.config) == (params, config):
+            return self.engine
+        return Engine(self.model, params, config)
+
+    def _reply(self, sample: Sample, stops: tuple[str, ...]) -> Reply:
+        ended = sample.finish_reason == "stop"
+        ids = sample.tokens
+        if ended and ids.size and ids[-1] in self.found.tokenizer.stop_ids:
+            ids = ids[:-1]
+        text = self.found.tokenizer.decode(ids, skip_special=False)
+        return Reply(cut(text, stops), len(sample.tokens), ended)
+
+
+def until(tokenizer: Tokenizer, stops: tuple[str, ...]) -> Callable[[np.ndarray], int | None] | None:
+    """What tells the engine that one of the texts has been written: how many tokens that took. None for no texts."""
+    if not stops:
+        return None
+
+    def kept(tokens: np.ndarray) -> int | None:
+        def said(count: int) -> bool:
+            text = tokenizer.decode(tokens[:count], skip_special=False)
+            return any(stop in text for stop in stops)
+
+        if not said(len(tokens)):
+            return None
+        low, high = 0, len(tokens)  # not said by `low` tokens, said by `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if said(middle) else (middle, high)
+        return high
+
+    return kept
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    r"""The text before the first of the texts that end it: `cut("4\n\nQuestion: 5", ["Question:"])` is "4\n\n"."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def _tell(what: list[Any] | None) -> None:
+    """Tells the other processes what is sampled; None: nothing more."""
+    if jax.process_count() > 1:
+        said = json.dumps(what).encode()
+        from_first(np.int64(len(said)))
+        from_first(np.frombuffer(said, np.uint8))
+
+
+def _heard() -> tuple[Sampling, list[Work]] | None:
+    size = int(from_first(np.int64(0)))
+    said = json.loads(from_first(np.zeros(size, np.uint8)).tobytes())
+    if said is None:
+        return None
+    works = [Work(*fields) for fields in said[1]]
+    return Sampling(**said[0]), [work._replace(stop=tuple(work.stop)) for work in works]
+
+
+def _hash(adapter: Path) -> str:
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
