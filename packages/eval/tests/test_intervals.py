@@ -107,6 +107,29 @@ def test_ragged_samples_cover_94_per_cent():
     assert holds(*share_interval(values), 0.2).mean() >= 0.94
 
 
+@pytest.mark.parametrize("n", [10, 20, 100])
+@pytest.mark.parametrize("big", [0.2, 0.5, 0.8])
+def test_weighted_questions_cover_94_per_cent(n, big):
+    """Questions of one to three instructions, each right or not, as its question is hard; those with three differ."""
+    rng = np.random.default_rng(n)
+    of = rng.integers(1, 4, (REPEAT, n))
+    chance = np.where(of == 3, big, 0.5)
+    hits = rng.binomial(of, rng.beta(chance, 1 - chance))
+    true = (3 * big + 3 * 0.5) / 6
+    assert holds(*share_interval(hits / of, of), true).mean() >= 0.94
+
+
+def test_weights_that_are_the_same_change_nothing_and_others_do():
+    values = [0.1, 0.5, 1.0, 0.0]
+    assert share(values, weights=[3.0] * 4).text == share(values).text
+    found = share(values, weights=[1, 2, 3, 1])
+    assert found.value == pytest.approx((0.1 + 1 + 3) / 7)
+    assert found.low < found.value < found.high
+    assert share([1.0] * 3, weights=[0.1, 0.2, 0.7]).high == 1
+    with pytest.raises(ValueError, match="wanted one each, more than 0"):
+        share(values, weights=[1, 2, 0, 1])
+
+
 PAIRS = {  # how two models differ → (the mean difference, n chances for each of them)
     "nothing differs": (0.0, lambda rng, shape: (np.full(shape, 0.3),) * 2),
     "a shift": (0.1, lambda rng, shape: (np.full(shape, 0.02), np.full(shape, 0.12))),
@@ -255,6 +278,7 @@ def test_text(estimate, text):
     stored = json.loads(json.dumps(estimate.to_dict(), allow_nan=False))
     assert stored["n"] == estimate.n
     assert stored["confidence"] == 0.95
+    assert repr(Estimate.from_dict(stored)) == repr(estimate)
 
 
 @pytest.mark.parametrize("values", [[0.5, 1.01], [-0.1], [math.nan, 0.5]])
