@@ -213,7 +213,7 @@ def from_function(
 
 
 def _checked(texts: Sequence[str], n: int) -> Sequence[str]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"the function returned {type(texts).__name__} {texts!r:.60}; wanted a list of texts.")
     if len(texts) != n:
         raise ValueError(f"the function returned {len(texts)} texts for {n} prompts; wanted one each, in their order.")

@@ -29,6 +29,13 @@ _FIELDS = tuple(Graded.__dataclass_fields__)
 _OPTIONAL = ("category", "why", "measures", "prompt")  # left out of a line where they are empty
 
 
+class Place(NamedTuple):
+    """Where a line of a file lies: its first byte and its bytes."""
+
+    start: int
+    length: int
+
+
 class Waiting(NamedTuple):
     """A reply that is not graded yet."""
 
@@ -66,15 +73,29 @@ def sample_of(line: bytes, where: str) -> Graded:
         raise ValueError(f"{where} is no sample ({error}): {line[:80]!r}") from error
 
 
-def read_samples(path: Path) -> Iterator[Graded]:
-    """Reads a samples.jsonl, line by line. A last line that was torn by a kill is left out.
+def read_samples(path: Path) -> Iterator[tuple[Place, Graded]]:
+    """Reads a samples.jsonl, line by line: where each sample lies, and the sample.
+
+    A last line that was torn by a kill is left out.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A line is no sample.
     """
-    for number, _, line in _lines(path):
-        yield sample_of(line, f"{path}, line {number}")
+    for number, start, line in _lines(path):
+        yield Place(start, len(line)), sample_of(line, f"{path}, line {number}")
+
+
+def sample_at(path: Path, place: Place) -> Graded:
+    """Reads one sample.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is none at this place.
+    """
+    with path.open("rb") as file:
+        file.seek(place.start)
+        return sample_of(file.read(place.length), f"{path}, byte {place.start}")
 
 
 def prompts_carried(samples: Iterable[Graded]) -> Iterator[tuple[Graded, Prompt]]:
@@ -120,12 +141,12 @@ class Store:
     """Replies and samples of one evaluation. Use it inside `locked`; made by `Store.open`.
 
     Attributes:
-        kept: What is graded: key → where its line begins in samples.jsonl, and its bytes.
+        kept: What is graded: key → where it lies in samples.jsonl.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.kept: dict[Key, tuple[int, int]] = {}
+        self.kept: dict[Key, Place] = {}
         self._replies = _Log(directory / REPLIES)
         self._samples = _Log(directory / SAMPLES)
 
@@ -145,13 +166,14 @@ class Store:
             ValueError: A line is no sample, or a sample is there twice.
         """
         path = directory / SAMPLES
-        kept: dict[Key, tuple[int, int]] = {}
-        for number, start, line in _lines(path) if path.exists() else ():
-            sample = sample_of(line, f"{path}, line {number}")
+        kept: dict[Key, Place] = {}
+        for place, sample in read_samples(path) if path.exists() else ():
             key = (sample.task, sample.question, sample.number)
             if key in kept:
-                raise ValueError(f"{path}, line {number}: sample {_named(key)} is there twice.")
-            kept[key] = (start, len(line))
+                raise ValueError(
+                    f"{path} holds sample {_named(key)} twice, at the bytes {kept[key][0]} and {place[0]}."
+                )
+            kept[key] = place
             take(sample)
         waiting = [found for found in _read_replies(directory / REPLIES) if found[:3] not in kept]
         store = cls(directory)
@@ -175,7 +197,7 @@ class Store:
         lines = [line_of(sample) for sample in samples]
         start = self._samples.append(b"".join(lines))
         for sample, line in zip(samples, lines, strict=True):
-            self.kept[sample.task, sample.question, sample.number] = (start, len(line))
+            self.kept[sample.task, sample.question, sample.number] = Place(start, len(line))
             start += len(line)
 
     def finish(self, order: Sequence[Key]) -> None:
