@@ -55,12 +55,16 @@ class Tally:
         self.samples = 0
         self._questions = {each.id: each for each in task.questions} if task else {}
         self._key = task.key if task else None
+        self._keys: dict[tuple[str, str], str] = {}
 
     def add(self, sample: Graded, place: Any = None) -> None:
         """Counts a sample."""
         key = sample.extracted
         if key is not None and self._key is not None:
-            key = self._key(self._questions[sample.question], key)
+            pair = (sample.question, key)  # a question's samples often agree
+            if pair not in self._keys:
+                self._keys[pair] = self._key(self._questions[sample.question], key)
+            key = self._keys[pair]
         self.categories[sample.question] = sample.category
         self.rows.setdefault(sample.question, []).append(
             Entry(
