@@ -1,11 +1,9 @@
 """How to sample is checked at once; a function from prompts to texts becomes a Generate."""
 
-import doctest
 import json
 
 import pytest
 
-from coldforge.eval import records
 from coldforge.eval.records import Ask, Reply, Sampling, from_function, question_seed
 
 
@@ -92,7 +90,3 @@ def test_a_function_that_returns_something_else_is_told(returned, error, named):
 def test_batch_is_checked():
     with pytest.raises(ValueError, match="batch is 0"):
         from_function(lambda prompts: prompts, batch=0)
-
-
-def test_docstrings():
-    assert doctest.testmod(records).failed == 0

@@ -62,13 +62,17 @@ def test_what_is_asked(tmp_path, run, make_task, make_model):
 
 
 def test_an_evaluation_that_ended_is_not_done_again(tmp_path, run, make_model):
-    run(tmp_path, make_model())
-    before = (tmp_path / "samples.jsonl").read_bytes()
+    results = run(tmp_path, make_model())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     model = make_model(skill=1.0)
-    results = run(tmp_path, model)
+    assert run(tmp_path, model, software={"jax": "new"}) == results
     assert model.asked == []
-    assert (tmp_path / "samples.jsonl").read_bytes() == before
-    assert results.tasks["sums"].metrics.accuracy.samples == 12
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_part_of_a_benchmark_is_named(tmp_path, run, make_task):
+    assert "6 questions; 1,319 were published" in run(tmp_path / "a", tasks=[make_task(published=1319)]).text
+    assert "published" not in run(tmp_path / "b", tasks=[make_task(published=6)]).text
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

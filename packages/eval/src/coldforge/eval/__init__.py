@@ -1,10 +1,11 @@
 """Evaluation that can be believed: benchmarks as tasks, metrics with intervals, paired comparison, reports. No JAX.
 
-Read in this order: `records` (what is asked, and what comes back); `task`, with `benchmarks`, `gym`, `prompts`, `verify`
-and `ifeval` (what is asked, how, and who says what is right); `run`, with `settings`, `store` and `grading` (`evaluate`:
-nothing is lost or done twice); `tally` and `results` (what came out); `metrics` and `intervals` (the figures); `compare`
-and `power` (two models on the same questions); `decontaminate` (what training data holds of an evaluation set). To look
-at: `report`, `comparison` and `show`, with `pages` and `plots`. `regrade` grades stored texts again.
+Read in this order: `records` (what is asked, what comes back); `task`, with `benchmarks`, `gym`, `prompts`, `verify`
+and `ifeval` (what is asked, how, and who says what is right); `run`, with `settings`, `store` and `grading`
+(`evaluate`: nothing is lost or done twice); `tally` and `results` (what came out); `metrics` and `intervals` (the
+figures); `compare` and `power` (two models on the same questions); `decontaminate` (what training data holds of an
+evaluation set). To look at: `report`, `comparison` and `show`, with `pages` and `plots`. `regrade` grades stored
+texts again.
 """
 
 from coldforge.eval.benchmarks import TASKS, Benchmark, Shot

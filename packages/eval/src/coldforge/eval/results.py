@@ -104,6 +104,7 @@ class Results:
             metrics = task.metrics
             extra = [f"pass@{k} {each.text}" for k, each in list(metrics.pass_at.items())[-1:]]
             extra += [f"maj@{task.samples} {metrics.majority.text}"] if metrics.majority else []
+            extra += [f"{name} {each.text}" for name, each in metrics.measures.items()]
             extra += [f"in form {100 * metrics.well_formed.value:.1f} %"] if metrics.well_formed else []
             extra.append(f"cut off {100 * metrics.truncated.value:.1f} %")
             extra.append(f"no answer {100 * metrics.no_answer.value:.1f} %")
@@ -145,11 +146,16 @@ def results_of(
             first_prompt=first_prompts[task.name],
             metrics=metrics,
             categories=category_accuracies(tallies[task.name]),
-            warnings=[*signal(metrics.accuracy, chance=task.chance), *cautions(metrics)],
+            warnings=[*signal(metrics.accuracy, chance=task.chance), *_part_of(task), *cautions(metrics)],
         )
     return Results(
         model=model, sampling=sampling, software=software, created=created, finished=finished, notes=notes, tasks=found
     )
+
+
+def _part_of(task: Task) -> list[str]:
+    n, all_ = len(task.questions), task.published
+    return [] if all_ in (None, n) else [f"{n:,} questions; {all_:,} were published, and are what others report."]
 
 
 def write_results(results: Results, directory: Path) -> None:

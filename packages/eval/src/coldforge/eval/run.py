@@ -20,8 +20,8 @@ from typing import Any
 from coldforge.eval.grading import Book, Grading
 from coldforge.eval.records import Ask, Generate, Graded, Prompt, Reply, Sampling, as_text, question_seed
 from coldforge.eval.report import write_report
-from coldforge.eval.results import Results, results_of, write_results
-from coldforge.eval.settings import agree, now, samples_of, settings_of, software_versions
+from coldforge.eval.results import Results, read_results, results_of, write_results
+from coldforge.eval.settings import RESULTS, agree, now, samples_of, settings_of, software_versions
 from coldforge.eval.store import Key, Store, Waiting, locked
 from coldforge.eval.tally import Progress, Tally
 from coldforge.eval.task import Task
@@ -38,6 +38,8 @@ def evaluate(
     on_progress: Callable[[Progress], None] | None = None, report: bool = True,
 ) -> Results:  # fmt: skip
     """Evaluates a model, or goes on where an earlier call with the same arguments was ended.
+
+    After one that was not ended, there is nothing to do: its results are read.
 
     Args:
         tasks: As `open_task` gives them.
@@ -74,7 +76,9 @@ def evaluate(
         for task in tasks:
             asked = f"{len(task.questions):,} questions × {samples_of(task, sampling)}"
             say(f"{task.name}: {asked}. The first prompt is\n{first[task.name]}")
-        tallies = _gather(book, keys, generate, directory, sampling, on_progress)
+        tallies, new = _gather(book, keys, generate, directory, sampling, on_progress)
+        if not new and (directory / RESULTS).exists():
+            return read_results(directory)
         results = results_of(
             tasks, tallies, model=wanted["model"], sampling=sampling, first_prompts=first, software=versions,
             created=begun, finished=now(), notes=notes,
@@ -88,8 +92,8 @@ def evaluate(
 def _gather(
     book: Book, keys: Sequence[Key], generate: Generate, directory: Path, sampling: Sampling,
     on_progress: Callable[[Progress], None] | None,
-) -> dict[str, Tally]:  # fmt: skip
-    """Sees to it that there is a graded sample for each of the keys, in their order."""
+) -> tuple[dict[str, Tally], int]:  # fmt: skip
+    """Sees to it that there is a graded sample for each of the keys, in their order; counts those that were not."""
     tallies = {name: Tally(name, task) for name, task in book.tasks.items()}
     wanted = set(keys)
 
@@ -122,7 +126,7 @@ def _gather(
         while collect(wait=True):
             pass
         store.finish(keys)
-    return tallies
+    return tallies, len(keys) - progress.resumed
 
 
 def _asks(book: Book, keys: Sequence[Key], done: set[Key], sampling: Sampling) -> list[Ask]:

