@@ -28,7 +28,7 @@ from coldforge.apps.evaluate.local import Local, Work, find_local, load_local
 from coldforge.apps.evaluate.options import LocalOptions
 from coldforge.apps.evaluate.scoring import Scorer
 from coldforge.data import render_chat
-from coldforge.eval import Sampling
+from coldforge.rollout import SamplingParams
 from coldforge.stages.devices import make_mesh
 from coldforge.stages.options import MeshConfig
 
@@ -143,25 +143,25 @@ class ColdforgeLM(TemplateLM):
         """Requests of the same arguments; fills `texts` by place."""
         stated = requests[0].args[1]
         arguments = dict(normalize_gen_kwargs(stated, self.max_gen_toks))
-        sampling, stops = self._sampling(arguments)
-        room = self.max_length - sampling.max_new_tokens
+        new, stops, params = self._sampling(arguments)
+        room = self.max_length - new
         if room < 1:
             raise ValueError(
-                f"max_gen_toks is {sampling.max_new_tokens} and max_length {self.max_length}: nothing is left for a "
+                f"max_gen_toks is {new} and max_length {self.max_length}: nothing is left for a "
                 "prompt. Lower one or raise the other"
             )
         works = [
-            Work(place, self.tok_encode(request.args[0])[-room:], seed=place % 2**31, stop=tuple(stops))
+            Work(place, self.tok_encode(request.args[0])[-room:], new, seed=place % 2**31, stop=tuple(stops))
             for place, request in zip(places, requests, strict=True)
         ]
         by_place = dict(zip(places, requests, strict=True))
-        made = self.local.sample(sampling, works)
+        made = self.local.sample(params, works)
         for place, (reply,) in track(made, "replies", total=len(works), disable=disable_tqdm):
             texts[place] = postprocess_generated_text(reply.text, stops, None)
             self.cache_hook.add_partial("generate_until", by_place[place].args, texts[place])
 
-    def _sampling(self, arguments: dict[str, Any]) -> tuple[Sampling, list[str]]:
-        """How to sample, and where texts end, of the harness's arguments.
+    def _sampling(self, arguments: dict[str, Any]) -> tuple[int, list[str], SamplingParams]:
+        """How long texts get, where they end, and how they are sampled, of the harness's arguments.
 
         Raises:
             ValueError: An argument that changes texts is not known here.
@@ -176,9 +176,9 @@ class ColdforgeLM(TemplateLM):
                 f"the task wants {', '.join(f'{k}={v}' for k, v in arguments.items())}, which is not known here; wanted"
                 " until, max_gen_toks, do_sample, temperature, top_p, top_k"
             )
-        if not sample or temperature == 0:
-            return Sampling.greedy(max_new_tokens=new), stops
-        return Sampling(temperature=temperature, top_p=nucleus, top_k=best, max_new_tokens=new, samples=1), stops
+        if not sample:
+            temperature, nucleus, best = 0.0, 1.0, 0
+        return new, stops, SamplingParams(temperature=temperature, top_p=nucleus, top_k=best)
 
     def _fitted(self, context: list[int], continuation: list[int]) -> tuple[list[int], list[int]]:
         """The pair, its context cut at the beginning where both are too long.

@@ -12,7 +12,7 @@ reply are looked for while it is made. Every process of a mesh samples alike; th
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +23,10 @@ from jax.sharding import Mesh
 
 from coldforge import modeling
 from coldforge.apps.evaluate.options import LocalOptions
+from coldforge.apps.evaluate.stops import cut, until
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.data.embedded import gemma3_270m
-from coldforge.eval import Ask, Reply, Sampling
+from coldforge.eval import Ask, Reply
 from coldforge.rollout import Engine, EngineConfig, Request, Sample, SamplingParams
 from coldforge.stages.devices import from_first, platform_of, use
 from coldforge.stages.find import find_tokenizer, form_of
@@ -143,12 +144,14 @@ class Work(NamedTuple):
     Attributes:
         id: Names them in what comes back.
         prompt: Token ids.
+        max_new_tokens: Where a reply is cut off.
         n, seed, first: As in `coldforge.eval.Ask`.
         stop: Texts at which a reply ends.
     """
 
     id: int
     prompt: list[int]
+    max_new_tokens: int
     n: int = 1
     seed: int = 0
     first: int = 0
@@ -186,20 +189,19 @@ class Local:
         Raises:
             ValueError: A prompt and its reply do not fit into the model's context.
         """
-        for sampling in dict.fromkeys(ask.sampling for ask in asks):
-            yield from self.sample(
-                sampling,
-                [
-                    Work(place, self.encode(ask.prompt), ask.n, ask.seed, ask.first, ask.stop)
-                    for place, ask in enumerate(asks)
-                    if ask.sampling == sampling
-                ],
+        kinds: dict[tuple[float, float, int], list[Work]] = {}
+        for place, ask in enumerate(asks):
+            how, ids = ask.sampling, self.encode(ask.prompt)
+            kinds.setdefault((how.temperature, how.top_p, how.top_k), []).append(
+                Work(place, ids, how.max_new_tokens, ask.n, ask.seed, ask.first, ask.stop)
             )
+        for (temperature, top_p, top_k), works in kinds.items():
+            yield from self.sample(SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k), works)
 
-    def sample(self, sampling: Sampling, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
-        """Replies to prompts that are token ids already; likewise."""
-        _tell([sampling.to_dict(), works])
-        return self._run(sampling, works)
+    def sample(self, params: SamplingParams, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
+        """Replies to prompts that are token ids already; likewise. Of `params` temperature, top_p and top_k count."""
+        _tell([[params.temperature, params.top_p, params.top_k], works])
+        return self._run(params, works)
 
     def finish(self) -> None:
         """Lets the other processes go."""
@@ -216,32 +218,32 @@ class Local:
         tokenizer = self.found.tokenizer
         return tokenizer.encode(prompt, add_bos=True) if isinstance(prompt, str) else tokenizer.encode_chat(prompt)
 
-    def _run(self, sampling: Sampling, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
-        engine = self.engine = self._engine(sampling, works)
+    def _run(self, params: SamplingParams, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
+        engine = self.engine = self._engine(params, works)
         tokenizer, stops = self.found.tokenizer, {work.id: work.stop for work in works}
         requests = [
-            Request(id=w.id, prompt=w.prompt, n=w.n, seed=w.seed, first=w.first, until=until(tokenizer, w.stop))
+            Request(
+                id=w.id, prompt=w.prompt, n=w.n, seed=w.seed, first=w.first, until=until(tokenizer, w.stop),
+                max_new_tokens=min(w.max_new_tokens, engine.params.max_new_tokens),
+            )
             for w in works
-        ]
+        ]  # fmt: skip
         with use(self.mesh):
             for group in engine.run(requests):
                 yield group.id, [self._reply(sample, stops[group.id]) for sample in group.samples]
 
-    def _engine(self, sampling: Sampling, works: Sequence[Work]) -> Engine:
+    def _engine(self, params: SamplingParams, works: Sequence[Work]) -> Engine:
         """An engine for the longest prompt, whose replies get what the context leaves, if that is less."""
         context = self.model.config.max_seq_len
         longest = max((work.prompt for work in works), key=len)
         prompt = -(-len(longest) // 64) * 64  # few sizes: an evaluation that goes on compiles nothing anew
-        new = min(sampling.max_new_tokens, context - prompt)
+        new = min(max(work.max_new_tokens for work in works), context - prompt)
         if new < 1:
             raise ValueError(
                 f"a prompt has {len(longest)} tokens, and the model's context is {context}: leave the "
                 f"question out. It begins {self.found.tokenizer.decode(longest[:30])!r}"
             )
-        params = SamplingParams(
-            max_new_tokens=new, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
-            stop_ids=self.found.tokenizer.stop_ids,
-        )  # fmt: skip
+        params = dataclasses.replace(params, max_new_tokens=new, stop_ids=self.found.tokenizer.stop_ids)
         options = self._options
         config = EngineConfig(
             max_prompt_tokens=prompt, slots=options.slots, memory_gib=options.memory_gib, kv=options.kv,
@@ -260,33 +262,6 @@ class Local:
         return Reply(cut(text, stops), len(sample.tokens), ended)
 
 
-def until(tokenizer: Tokenizer, stops: tuple[str, ...]) -> Callable[[np.ndarray], int | None] | None:
-    """What tells the engine that one of the texts has been written: how many tokens that took. None for no texts."""
-    if not stops:
-        return None
-
-    def kept(tokens: np.ndarray) -> int | None:
-        def said(count: int) -> bool:
-            text = tokenizer.decode(tokens[:count], skip_special=False)
-            return any(stop in text for stop in stops)
-
-        if not said(len(tokens)):
-            return None
-        low, high = 0, len(tokens)  # not said by `low` tokens, said by `high`
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if said(middle) else (middle, high)
-        return high
-
-    return kept
-
-
-def cut(text: str, stops: Sequence[str]) -> str:
-    r"""The text before the first of the texts that end it: `cut("4\n\nQuestion: 5", ["Question:"])` is "4\n\n"."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return text[: min(places)] if places else text
-
-
 def _tell(what: list[Any] | None) -> None:
     """Tells the other processes what is sampled; None: nothing more."""
     if jax.process_count() > 1:
@@ -295,13 +270,15 @@ def _tell(what: list[Any] | None) -> None:
         from_first(np.frombuffer(said, np.uint8))
 
 
-def _heard() -> tuple[Sampling, list[Work]] | None:
+def _heard() -> tuple[SamplingParams, list[Work]] | None:
     size = int(from_first(np.int64(0)))
     said = json.loads(from_first(np.zeros(size, np.uint8)).tobytes())
     if said is None:
         return None
     works = [Work(*fields) for fields in said[1]]
-    return Sampling(**said[0]), [work._replace(stop=tuple(work.stop)) for work in works]
+    temperature, top_p, top_k = said[0]
+    params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k)
+    return params, [work._replace(stop=tuple(work.stop)) for work in works]
 
 
 def _hash(adapter: Path) -> str:

@@ -1,0 +1,109 @@
+"""Evaluations that are there: compared, their samples read in a terminal, graded again. Imports no JAX."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from coldforge.eval import (
+    compare_all,
+    find_samples,
+    open_evaluation,
+    open_task,
+    regrade,
+    sample_text,
+    write_comparison,
+)
+from coldforge.stages.options import Shown
+from coldforge.stages.program import PASSED
+
+CONTROLS = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Hold evaluations against the first of them, question by question."""
+
+    directories: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Of two evaluations or more."""
+    out: Annotated[Path | None, Shown] = None
+    """Write a page with tables, plots, and transcripts side by side where the models disagree."""
+    common: bool = False
+    """Compare the questions that both were asked, where one was asked more."""
+    shown: int = 8
+    """How many such transcripts of each task."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShowOptions:
+    """Read the samples of an evaluation; also of one that is running."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """Of the evaluation."""
+    only: tuple[Literal["right", "wrong", "truncated", "unparsable", "malformed", "unchecked"], ...] = ()
+    """Samples to which all of this applies."""
+    task: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of this task."""
+    category: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of this part of a task."""
+    question: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="")] = None
+    """Of this question; the beginning of its id will do."""
+    count: int = 10
+    """Show so many; 0: all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegradeOptions:
+    """Grade the samples of an evaluation again, as when a verifier has been mended. The model is not needed."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """Of the evaluation."""
+    tasks: tuple[str, ...]
+    """Its tasks, as they were named then."""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="STYLE", help_behavior_hint="")] = None
+    """As it was then."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """As it was then."""
+    task_seed: int = 0
+    """As it was then."""
+
+
+def compare(options: CompareOptions) -> int:
+    """Prints a comparison and writes its page, if wanted."""
+    found = compare_all([open_evaluation(path) for path in options.directories], common=options.common)
+    print(found.text)
+    if options.out is not None:
+        page = write_comparison(found, options.out, shown=options.shown)
+        Console(stderr=True).print(str(page), soft_wrap=True, markup=False)
+    return PASSED
+
+
+def show(options: ShowOptions) -> int:
+    """Prints samples; what could move a terminal's cursor is shown as a mark."""
+    samples = find_samples(
+        options.directory, kinds=options.only, task=options.task, category=options.category, question=options.question
+    )
+    shown = 0
+    for sample, prompt in itertools.islice(samples, options.count or None):
+        print(sample_text(sample, prompt).translate(CONTROLS))
+        shown += 1
+    if not shown:
+        Console(stderr=True).print("there is no such sample")
+    return PASSED
+
+
+def again(options: RegradeOptions) -> int:
+    """Grades again and prints the results."""
+    specs = [spec for word in options.tasks for spec in word.split(",")]
+    tasks = [open_task(s, prompt=options.prompt, limit=options.limit, seed=options.task_seed) for s in specs]
+    print(regrade(options.directory, tasks).text)
+    return PASSED
+
+
+COMMANDS: Mapping[str, tuple[Any, Callable[[Any], int]]] = {
+    "compare": (CompareOptions, compare), "show": (ShowOptions, show), "regrade": (RegradeOptions, again),
+}  # fmt: skip

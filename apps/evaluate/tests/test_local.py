@@ -1,0 +1,135 @@
+"""A model on these devices, as an evaluation asks it."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from coldforge import modeling
+from coldforge.apps.evaluate.local import Local, cut, find_local, load_local, until
+from coldforge.apps.evaluate.options import LocalOptions
+from coldforge.data import ReasoningFormat, Tokenizer
+from coldforge.eval import Ask, Sampling
+from coldforge.rollout import SamplingParams, generate
+from coldforge.stages.model import model_config
+from coldforge.stages.options import ModelConfig
+from coldforge.training import RunError
+
+SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=24)
+
+
+def opened(weights: Path, **options: object) -> Local:
+    chosen = LocalOptions(model=weights, slots=8, **options)  # type: ignore[arg-type]
+    return load_local(find_local(chosen), chosen, None)
+
+
+@pytest.fixture(scope="module")
+def local(weights: Path, run: Path) -> Local:
+    return opened(weights, adapter=run)
+
+
+def asks(n: int = 3, first: int = 0, stop: tuple[str, ...] = ()) -> list[Ask]:
+    return [
+        Ask("a", "1", ({"role": "user", "content": "Say 1 2 3."},), first, n, 5, SAMPLING, stop),
+        Ask("b", "2", "Question: 4", first, n, 6, SAMPLING, stop),
+    ]
+
+
+def test_replies_are_samples_of_the_adapted_model(local: Local, adapted: modeling.Gemma3, tokenizer: Tokenizer) -> None:
+    found = dict(local.generate(asks()))
+    params = SamplingParams(max_new_tokens=24, seed=6, stop_ids=tokenizer.stop_ids)
+    [samples] = generate(adapted, [np.array(tokenizer.encode("Question: 4", add_bos=True))], params, n=3)
+    for reply, sample in zip(found[1], samples, strict=True):
+        assert reply.tokens == len(sample.tokens)
+        assert reply.ended == (sample.finish_reason == "stop")
+        ids = sample.tokens[: len(sample.tokens) - reply.ended]
+        assert reply.text == tokenizer.decode(ids, skip_special=False)
+    assert local.identity["stage"] == "sft"
+
+
+def test_a_sample_depends_on_its_question_and_number_alone(local: Local) -> None:
+    whole = dict(local.generate(asks()))
+    assert dict(local.generate(asks(n=1, first=2))) == {place: replies[2:] for place, replies in whole.items()}
+    assert dict(local.generate(asks()[::-1])) == {0: whole[1], 1: whole[0]}
+
+
+def test_texts_that_end_a_reply_are_not_part_of_it(local: Local) -> None:
+    whole = dict(local.generate(asks(n=6)))
+    letters = [reply.text[3] for replies in whole.values() for reply in replies if len(reply.text) > 6]
+    stop = max(set(letters), key=letters.count)
+    found = dict(local.generate(asks(n=6, stop=(stop, "never said"))))
+    ended = 0
+    for place, replies in found.items():
+        for reply, before in zip(replies, whole[place], strict=True):
+            assert reply.text == before.text.partition(stop)[0]
+            assert reply.ended == (before.ended or stop in before.text)
+            ended += stop in before.text
+    assert ended > 0
+
+
+def test_until_keeps_as_many_tokens_as_say_it(tokenizer: Tokenizer) -> None:
+    ids = np.array(tokenizer.encode("It is 12. Question: 3"))
+    tell = until(tokenizer, ("Question:", "nothing"))
+    assert tell is not None
+    count = tell(ids)
+    assert count is not None
+    assert "Question:" in tokenizer.decode(ids[:count])
+    assert "Question:" not in tokenizer.decode(ids[: count - 1])
+    assert tell(ids[: count - 1]) is None
+    assert until(tokenizer, ()) is None
+
+
+def test_cut() -> None:
+    assert cut("4\n\nQuestion: 5", ("Q", "\n\n")) == "4"
+    assert cut("4", ("Q",)) == "4"
+
+
+def test_what_does_not_fit_the_context_is_cut_off_or_refused(local: Local) -> None:
+    context = local.model.config.max_seq_len
+    long = Sampling.greedy(max_new_tokens=10 * context)
+    [(_, [reply])] = local.generate([Ask("a", "1", "x " * (context // 2 - 75), 0, 1, 0, long)])
+    assert reply.tokens <= context
+    with pytest.raises(ValueError, match=r"a prompt has \d+ tokens, and the model's context is 1024.*It begins"):
+        list(local.generate([Ask("a", "1", "x " * context, 0, 1, 0, long)]))
+
+
+def test_the_mesh_changes_nothing(weights: Path, run: Path, local: Local) -> None:
+    if jax.device_count() < 8:
+        pytest.skip("one device")
+    mesh = modeling.make_mesh(data=4, tensor=2)
+    options = LocalOptions(model=weights, adapter=run, slots=8)
+    spread = load_local(find_local(options), options, mesh)
+    assert dict(spread.generate(asks())) == dict(local.generate(asks()))
+    assert spread.identity == local.identity
+
+
+# --- what is found
+
+
+def test_without_a_run_the_form_is_the_projects_own(weights: Path, tokenizer: Tokenizer) -> None:
+    found = find_local(LocalOptions(model=weights))
+    assert (found.adapter, found.manifest, found.form) == (None, None, ReasoningFormat())
+    assert found.tokenizer.fingerprint == tokenizer.fingerprint
+
+
+def test_an_adapter_may_be_no_runs(weights: Path, run: Path) -> None:
+    found = find_local(LocalOptions(model=weights, adapter=run / "adapter"))
+    assert found.adapter == run / "adapter"
+    assert found.manifest is None
+
+
+def test_what_is_not_there_or_does_not_fit_is_named(
+    weights: Path, run: Path, other_tokenizer: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is nothing at .*gone"):
+        find_local(LocalOptions(model=tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"there is no directory .*gone; --adapter takes a run"):
+        find_local(LocalOptions(model=weights, adapter=tmp_path / "gone"))
+    with pytest.raises(ValueError, match="was trained with another tokenizer"):
+        find_local(LocalOptions(model=weights, adapter=run, tokenizer=other_tokenizer))
+    other = modeling.init_model(model_config(ModelConfig(size="tiny"), tokenizer.vocab_size), seed=9)
+    modeling.save_hf(other, tmp_path / "others")
+    tokenizer.save(tmp_path / "others" / "tokenizer.model")
+    with pytest.raises(RunError, match="base"):
+        opened(tmp_path / "others", adapter=run)
