@@ -33,6 +33,7 @@ class Sampler:
         stop = inputs.tokenizer.stop_ids
         self.rollouts = built.engine(stop_ids=stop)
         self.heldout = built.engine(temperature=built.config.loop.eval_temperature, stop_ids=stop)
+        self._known: tuple[Any, Sequence[Question], list[Sample]] | None = None
 
     def __call__(self, params: Any, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Sample]]]:
         """Groups of a rollout, each as soon as it is whole."""
@@ -41,11 +42,17 @@ class Sampler:
             yield from self.rollouts.run(requests, weights=params)
 
     def replies(self, params: Any, questions: Sequence[Question]) -> list[Sample]:
-        """One reply to each question, the same ones for the same parameters."""
+        """One reply to each question, the same ones for the same parameters.
+
+        Those of the last call are kept: the gate asks what the evaluation of the last step has just asked.
+        """
+        if self._known is not None and self._known[0] is params and self._known[1] is questions:
+            return self._known[2]
         requests = [Request(id=i, prompt=self.inputs.prompt(question), seed=i) for i, question in enumerate(questions)]
         with use(self.built.mesh):
             found = {group.id: group.samples[0] for group in self.heldout.run(requests, weights=params)}
-        return [found[i] for i in range(len(questions))]
+        self._known = params, questions, [found[i] for i in range(len(questions))]
+        return self._known[2]
 
     @property
     def compiles(self) -> int:
