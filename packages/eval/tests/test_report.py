@@ -8,6 +8,7 @@ import pytest
 
 from coldforge.eval.comparison import compare_all, write_comparison
 from coldforge.eval.intervals import Estimate
+from coldforge.eval.pages import headline
 from coldforge.eval.plots import Row, differences, file_name, length_histogram, whiskers
 from coldforge.eval.records import Reply, Sampling, from_function
 from coldforge.eval.report import write_report
@@ -186,6 +187,21 @@ def test_plots_take_what_comes():
     assert length_histogram("b", "B", {"right": []}).svg
     assert differences("c", "C", [("x", 0.0, -0.0, 0.0)]).svg
     assert whiskers("a", "A", rows).svg == whiskers("a", "A", rows).svg
+
+
+@pytest.mark.parametrize(
+    ("prompt", "other", "found"),
+    [
+        ("Think.\n\nWhat is 1 + 2?", "Think.\n\nWhat is 2 + 2?", "What is 1 + 2?"),
+        ("1 + 2?\nso\n\nUse a box.", "3?\n\nUse a box.", "1 + 2? so"),
+        ("the same", "the same", "the same"),
+        ("Q: a\nA: b\n\nQ: c\nA:", "Q: a\nA: b\n\nQ: dd\nA:", "Q: c"),
+        ("x" * 200, "y", "x" * 120 + "…"),
+        ("", "", ""),
+    ],
+)
+def test_headlines_are_what_only_this_prompt_asks(prompt, other, found):
+    assert headline(prompt, other) == found
 
 
 def test_file_names():

@@ -53,15 +53,30 @@ def shown_sample(sample: Graded) -> dict[str, Any]:
 
 
 def asked(evaluation: Evaluation, tally: Tally, question: str) -> dict[str, Any]:
-    """A question for a page: its prompt, and the end of it as a headline, where the question itself stands."""
-    prompt = as_text(evaluation.sample(first_of(tally.rows[question]).place).prompt or "")
-    words, category = " ".join(prompt.split()), tally.categories[question]
-    headline = words if len(words) <= _HEADLINE else f"…{words[-_HEADLINE:]}"
+    """A question for a page: its prompt, and a headline of it."""
+    questions = list(tally.rows)
+    other = questions[0] if questions[0] != question else questions[-1]
+    prompt, beside = (
+        as_text(evaluation.sample(first_of(tally.rows[each]).place).prompt or "") for each in (question, other)
+    )
+    words, category = headline(prompt, beside), tally.categories[question]
     return {
         "question": question,
-        "asked": f"{category}: {headline}" if category else headline,
+        "asked": f"{category}: {words}" if category else words,
         "prompt": clipped(prompt),
     }
+
+
+def headline(prompt: str, other: str) -> str:
+    """What a prompt asks that another one does not: without instruction and examples, where these are the same."""
+    lines, others = prompt.splitlines(), other.splitlines()
+    if prompt != other:
+        while lines and others and lines[0] == others[0]:
+            del lines[0], others[0]
+        while lines and others and lines[-1] == others[-1]:
+            del lines[-1], others[-1]
+    words = " ".join(" ".join(lines).split())
+    return words if len(words) <= _HEADLINE else f"{words[:_HEADLINE]}…"
 
 
 def sampling_words(sampling: Sampling) -> str:

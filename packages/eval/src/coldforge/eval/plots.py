@@ -33,7 +33,7 @@ _STYLE: dict[Any, Any] = {  # parse_math: a dollar in a name is one
 }  # fmt: skip
 _WIDTH = 5.6  # inches: 11 points are 10 pixels then on a phone of 390
 
-_LETTERS = 52  # that fit into a line of text
+_LETTERS = 54  # that fit into a line of text
 
 
 class Plot(NamedTuple):
@@ -96,7 +96,7 @@ def length_histogram(
 ) -> Plot:
     """How long samples are, in tokens: a curve of steps for each group, as shares of its samples."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(2.9, title)
+        figure, axes = _figure(2.7 + 0.22 * len(groups), title)
         longest = max((max(some) for some in groups.values() if len(some)), default=1)
         edges = np.linspace(0, max(longest, 1) * 1.0001, min(40, max(longest, 2)) + 1)
         lines = ("-", "--", "-.", ":", "-", "--")
@@ -123,7 +123,7 @@ def length_histogram(
 def curves(name: str, title: str, lines: Mapping[str, Mapping[int, Estimate]]) -> Plot:
     """Shares by k, as pass@k: a line with its interval for each label."""
     with mpl.rc_context(_STYLE):
-        figure, axes = _figure(2.9, title)
+        figure, axes = _figure(2.7 + 0.22 * len(lines), title)
         for place, (label, points) in enumerate(lines.items()):
             ks = list(points)
             values = 100 * np.asarray([[each.value, each.low, each.high] for each in points.values()])
@@ -135,8 +135,8 @@ def curves(name: str, title: str, lines: Mapping[str, Mapping[int, Estimate]]) -
         ticks = sorted({k for points in lines.values() for k in points})
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.set_ylim(0, 100)
-        axes.set_xlabel("k samples")
-        axes.set_ylabel("%, with 95 % intervals")
+        axes.set_xlabel("k samples (bands: 95 % intervals)")
+        axes.set_ylabel("per cent")
         axes.grid()
         _legend(figure, axes, len(lines) > 1)
     return _plot(figure, name, title)
@@ -189,6 +189,7 @@ def _plot(figure: Figure, name: str, title: str) -> Plot:
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         text, picture = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.set_layout_engine("none")  # it is laid out: a second time would take as long as all else
         figure.savefig(picture, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
