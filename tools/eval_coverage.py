@@ -5,12 +5,13 @@
 
 A population says how likely a question is answered right, by one model or by two. Questions are drawn from it, samples
 from them, and it is counted how often the interval holds the population's mean. Each line of a table is the worst of
-many populations: equal questions, beta distributions from U-shaped to narrow, and spikes (a few questions that are
-always right among others that are all alike), with means from 0.5 to 99 %. Shares are symmetric in right and wrong, so
-means above a half are looked at for differences only.
+many populations: equal questions, beta distributions from U-shaped to narrow, normal logits, and spikes (a few
+questions that are always right among others that are all alike), with means from 0.5 to 99 %. Shares are symmetric in
+right and wrong, so means above a half are looked at for differences only.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from coldforge.eval.intervals import difference_interval, share_interval
+from coldforge.eval.intervals import difference_interval, reach, share_interval
 
 Floats = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, tuple[int, int]], Floats]
+PairDraw = Callable[[np.random.Generator, tuple[int, int]], tuple[Floats, Floats]]
+USUAL = {"shares": "Korn–Graubard", "differences": "paired t"}
 SIZES = (5, 10, 20, 30, 100)
 SAMPLES = (1, 4, 16, 64)
 _T = stats.t.ppf(0.975, np.maximum(np.arange(1000) - 1, 1))
@@ -36,7 +39,7 @@ class One(NamedTuple):
 class Two(NamedTuple):
     name: str
     difference: float
-    draw: Callable[[np.random.Generator, tuple[int, int]], tuple[Floats, Floats]]
+    draw: PairDraw
 
 
 def shares() -> Iterator[One]:
@@ -57,7 +60,7 @@ def shares() -> Iterator[One]:
 
 def differences() -> Iterator[Two]:
     grid = np.linspace(0, 1, 4002)[1:-1]
-    for mean in (0.02, 0.1, 0.3, 0.5, 0.9, 0.98):
+    for mean in (0.02, 0.1, 0.5, 0.98):
         for step in (0.0, 0.05, 0.3):
             other = mean + step if mean < 0.6 else mean - step
             for c in (0.2, 1, 50):
@@ -66,13 +69,34 @@ def differences() -> Iterator[Two]:
                 for together in (0.0, 0.7, 1.0):
                     name = f"beta({c:g}) {mean:g} to {other:g}, correlation {together:g}"
                     yield Two(name, true, _pair(tables, together))
-    for rest in (0.0, 0.02, 0.1, 0.5, 0.9):
+    for middle in (-5.0, -2.0, 0.0, 3.0):
+        for wide in (1.0, 2.5):
+            for shift in (0.0, 0.7, 2.0):
+                for own in (0.0, 2.0):
+                    true = _logistic(middle + shift, math.hypot(wide, own)) - _logistic(middle, wide)
+                    name = f"logit {middle:g} ± {wide:g}, then {shift:+g} ± {own:g}"
+                    yield Two(name, true, _shifted(middle, wide, shift, own))
+    for rest in (0.0, 0.02, 0.1, 0.5):
         for spike in (0.02, 0.05, 0.1, 0.3):
             yield Two(f"all {rest:g}, {spike:.0%} gained", spike * (1 - rest), _spiked(rest, spike, both=False))
             yield Two(f"all {rest:g}, {spike:.0%} gained, as many lost", 0.0, _spiked(rest, spike, both=True))
 
 
-def _pair(tables: list[Floats], together: float):  # type: ignore[no-untyped-def]
+def _logistic(middle: float, wide: float) -> float:
+    """The mean of a normal logit's chance."""
+    points, weights = np.polynomial.hermite_e.hermegauss(150)
+    return float(weights @ special.expit(middle + wide * points) / weights.sum())
+
+
+def _shifted(middle: float, wide: float, shift: float, own: float) -> PairDraw:
+    def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+        a = middle + wide * rng.normal(size=shape)
+        return special.expit(a), special.expit(a + shift + own * rng.normal(size=shape))
+
+    return draw
+
+
+def _pair(tables: list[Floats], together: float) -> PairDraw:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
         first, second = rng.normal(size=shape), rng.normal(size=shape)
         second = together * first + np.sqrt(1 - together**2) * second
@@ -82,7 +106,7 @@ def _pair(tables: list[Floats], together: float):  # type: ignore[no-untyped-def
     return draw
 
 
-def _spiked(rest: float, spike: float, *, both: bool):  # type: ignore[no-untyped-def]
+def _spiked(rest: float, spike: float, *, both: bool) -> PairDraw:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
         a, b = (np.where(rng.random(shape) < spike, 1.0, rest) for _ in range(2))
         return (a if both else np.full(shape, rest)), b
@@ -133,9 +157,9 @@ def cells(kind: str, n: int, samples: int, repeat: int) -> list[Cell]:
     else:
         for two in differences():
             a, b = two.draw(rng, shape)
-            values = (rng.binomial(samples, b) - rng.binomial(samples, a)) / samples
-            ours = difference_interval(values, samples=samples)
-            found.append(cell(two.name, two.difference, ours, usual_difference(values)))
+            a, b = rng.binomial(samples, a) / samples, rng.binomial(samples, b) / samples
+            ours = difference_interval(b - a, reach=reach(a, b, (samples, samples)))
+            found.append(cell(two.name, two.difference, ours, usual_difference(b - a)))
     return found
 
 
@@ -143,8 +167,11 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeat", type=int, default=10_000, help="draws of each population")
-    repeat = parser.parse_args().repeat
-    for kind, usual in (("shares", "Korn–Graubard"), ("differences", "paired t")):
+    parser.add_argument("--kinds", nargs="+", choices=tuple(USUAL), default=tuple(USUAL), help="which tables")
+    options = parser.parse_args()
+    repeat = options.repeat
+    for kind in options.kinds:
+        usual = USUAL[kind]
         print(f"\n{kind}, {repeat:,} draws of each population\n")
         print(f"| questions | samples | populations | least, ours | where | least, {usual} | width, ours : {usual} |")
         print("|---|---|---|---|---|---|---|")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from coldforge.eval.compare import compare
-from coldforge.eval.intervals import difference_interval
+from coldforge.eval.intervals import difference_interval, reach
 from coldforge.eval.power import Spread, detectable, needed, power, sentence
 
 REPEAT = 4000  # the standard error of a power of 80 % is 0.6 points
@@ -35,10 +35,11 @@ def test_power_for_several_samples_is_what_comparisons_have(n, samples, differen
     a = rng.beta(2, 2, (REPEAT, n)) * (1 - difference)
     b = a + difference
     within = tuple(float(np.mean(p * (1 - p))) for p in (a, b))
-    values = (rng.binomial(samples, b) - rng.binomial(samples, a)) / samples
-    _, _, p_values = difference_interval(values, samples=samples)
+    a, b = rng.binomial(samples, a) / samples, rng.binomial(samples, b) / samples
+    apart = reach(a, b, (samples, samples))
+    _, _, p_values = difference_interval(b - a, reach=apart)
     variance = Spread(0, within).variance(samples)
-    assert power(difference, n, variance, samples=samples) == pytest.approx(np.mean(p_values < 0.05), abs=0.03)
+    assert power(difference, n, variance, reach=apart.mean()) == pytest.approx(np.mean(p_values < 0.05), abs=0.03)
 
 
 def test_a_comparison_finds_what_it_says_it_can_in_80_per_cent_of_cases():
@@ -61,18 +62,18 @@ def test_many_questions_have_millers_formulas():
     variance = spread.variance(10)
     assert variance == pytest.approx(1 / 9 + 1 / 30)
     wanted = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) ** 2 * variance / 0.01**2
-    assert needed(0.01, variance, samples=10) == pytest.approx(wanted, rel=0.01)
-    assert detectable(round(wanted), variance, samples=10) == pytest.approx(0.01, rel=0.01)
+    assert needed(0.01, variance, reach=0.1) == pytest.approx(wanted, rel=0.01)
+    assert detectable(round(wanted), variance, reach=0.1) == pytest.approx(0.01, rel=0.01)
 
 
 @settings(max_examples=50)
-@given(st.floats(0.01, 0.9), st.floats(0.001, 1), st.integers(1, 64))
-def test_needed_and_detectable_are_inverses_of_power(difference, variance, samples):
-    n = needed(difference, variance, samples=samples)
-    assert power(difference, n, variance, samples=samples) >= 0.8
+@given(st.floats(0.01, 0.9), st.floats(0.001, 1), st.floats(0.01, 1))
+def test_needed_and_detectable_are_inverses_of_power(difference, variance, apart):
+    n = needed(difference, variance, reach=apart)
+    assert power(difference, n, variance, reach=apart) >= 0.8
     if n > 2:
-        assert power(difference, n - 1, variance, samples=samples) < 0.8
-    smallest = detectable(n, variance, samples=samples)
+        assert power(difference, n - 1, variance, reach=apart) < 0.8
+    smallest = detectable(n, variance, reach=apart)
     assert smallest <= difference + 1e-5
 
 

@@ -4,8 +4,8 @@
     print(result.text)         # never two bare numbers
     result.wins                # ("q2",)
 
-Questions differ far more than models do, so the same questions tell more than twice as many that are not the same
-(Miller, arXiv 2411.00640, section 4). In this order: the questions checked, each one's difference, the interval and
+Questions differ far more than models do, so the same questions tell more than as many others would (Miller, arXiv
+2411.00640, section 4). In this order: the questions checked, each one's difference, the interval and
 p-value of their mean (`intervals.difference_interval`; with one sample each McNemar's exact test), the power.
 
 A sign-flip permutation test is left out: it asks whether differences are symmetric about 0, not whether their mean is
@@ -19,10 +19,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-from coldforge.eval.intervals import CONFIDENCE, Estimate, difference_interval, share
+from coldforge.eval.intervals import CONFIDENCE, Estimate, Floats, difference_interval, reach, share
 from coldforge.eval.power import POWER, detectable, sentence
 
 type Samples = Mapping[str, Sequence[float]]
@@ -140,10 +139,10 @@ def compare(a: Samples, b: Samples, *, names: tuple[str, str] = ("A", "B"), comm
     left_out = len(a) + len(b) - 2 * len(ids)
     if left_out and not common:
         raise ValueError(_unlike(a, b, names, left_out))
-    (first, a_count), (second, b_count) = (_means(some, ids, name) for some, name in zip((a, b), names, strict=True))
-    n, samples = len(ids), min(a_count, b_count) / max(len(ids), 1)
-    changes = second - first
-    low, high, p_value = (float(number) for number in difference_interval(changes, samples=max(samples, 1.0)))
+    (first, a_counts), (second, b_counts) = (_means(some, ids, name) for some, name in zip((a, b), names, strict=True))
+    n, a_count, b_count = len(ids), int(a_counts.sum()), int(b_counts.sum())
+    changes, apart = second - first, float(reach(first, second, (a_counts, b_counts)))
+    low, high, p_value = (float(number) for number in difference_interval(changes, reach=apart))
     if n and a_count == b_count == n and _are_whole(first) and _are_whole(second):
         p_value = _mcnemar(changes)
     order = np.argsort(-np.abs(changes), kind="stable")
@@ -159,7 +158,7 @@ def compare(a: Samples, b: Samples, *, names: tuple[str, str] = ("A", "B"), comm
         wins=tuple(ids[place] for place in order if changes[place] > 0),
         losses=tuple(ids[place] for place in order if changes[place] < 0),
         ties=tuple(ids[place] for place in order if changes[place] == 0),
-        detectable=detectable(n, float(changes.var(ddof=1)) if n > 1 else 0.0, samples=max(samples, 1.0)),
+        detectable=detectable(n, float(changes.var(ddof=1)) if n > 1 else 0.0, reach=apart),
         left_out=left_out,
     )
 
@@ -201,9 +200,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _means(some: Samples, ids: Sequence[str], name: str) -> tuple[npt.NDArray[np.float64], int]:
-    """Returns the mean of each question's samples, and how many samples there are."""
-    means, count = np.zeros(len(ids)), 0
+def _means(some: Samples, ids: Sequence[str], name: str) -> tuple[Floats, Floats]:
+    """Returns the mean of each question's samples, and how many they are."""
+    means, counts = np.zeros(len(ids)), np.zeros(len(ids))
     for place, question in enumerate(ids):
         samples = some[question]
         if not len(samples):
@@ -211,15 +210,15 @@ def _means(some: Samples, ids: Sequence[str], name: str) -> tuple[npt.NDArray[np
         if not (min(samples) >= 0 and max(samples) <= 1):
             raise ValueError(f"question {question!r} of {name} has the samples {samples!r:.80}; wanted 0 to 1.")
         means[place] = sum(samples) / len(samples)
-        count += len(samples)
-    return means, count
+        counts[place] = len(samples)
+    return means, counts
 
 
-def _are_whole(values: npt.NDArray[np.float64]) -> bool:
+def _are_whole(values: Floats) -> bool:
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
-def _mcnemar(changes: npt.NDArray[np.float64]) -> float:
+def _mcnemar(changes: Floats) -> float:
     """How likely as uneven a split, or more, of the questions that changed sides is: fair coins, both ends."""
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from coldforge.eval.intervals import CONFIDENCE, pseudo
+from coldforge.eval.intervals import ADDED, CONFIDENCE
 
 POWER = 0.8
 _MANY = 10**12  # questions: more than this is "never"
@@ -79,7 +79,7 @@ class Spread:
 
 
 def power(
-    difference: npt.ArrayLike, n: npt.ArrayLike, variance: float, *, samples: float = 1.0
+    difference: npt.ArrayLike, n: npt.ArrayLike, variance: float, *, reach: float = 1.0
 ) -> npt.NDArray[np.float64]:
     """Returns how likely a difference is found (p < 0.05, on the right side).
 
@@ -88,29 +88,28 @@ def power(
         n: Questions, at least 2.
         variance: Of a question's difference between the models. Where the difference is large, less is possible, and
             taken: a question's difference is at most 1.
-        samples: How many a question has; it decides what the test adds.
+        reach: `intervals.reach` of the comparison, which says what the test adds; 1, the most, for one sample each.
     """
     size = np.abs(np.asarray(difference, np.float64))
     n = np.asarray(n, np.float64)
     spread = np.minimum(variance, 1 - size**2)
-    added = 2 * pseudo(samples)
-    total = n + added
+    total = n + 2 * ADDED
     mean = size * n / total
-    squares = n * (spread + size**2) + added
+    squares = n * (spread + size**2) + 2 * ADDED * reach
     threshold = special.stdtrit(total - 1, 0.5 + CONFIDENCE / 2) * np.sqrt((squares / total - mean**2) / (total - 1))
     error = np.sqrt(n * spread) / total
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(error > 0, special.ndtr((mean - threshold) / error), np.float64(mean > threshold))
 
 
-def detectable(n: int, variance: float, *, samples: float = 1.0, wanted: float = POWER) -> float:
+def detectable(n: int, variance: float, *, reach: float = 1.0, wanted: float = POWER) -> float:
     """Returns the smallest difference that n questions show with the wanted power; 1 if none does. See `power`."""
     if n < 2:
         return 1.0
-    return _first(lambda size: float(power(size, n, variance, samples=samples)) >= wanted, 0.0, 1.0, 1e-5)
+    return _first(lambda size: float(power(size, n, variance, reach=reach)) >= wanted, 0.0, 1.0, 1e-5)
 
 
-def needed(difference: float, variance: float, *, samples: float = 1.0, wanted: float = POWER) -> int:
+def needed(difference: float, variance: float, *, reach: float = 1.0, wanted: float = POWER) -> int:
     """Returns how many questions show a difference with the wanted power. See `power`.
 
     Raises:
@@ -120,7 +119,7 @@ def needed(difference: float, variance: float, *, samples: float = 1.0, wanted: 
         raise ValueError(f"the difference is {difference:g}; wanted more than 0 and at most 1 (100 points).")
 
     def found(n: float) -> bool:
-        return float(power(difference, math.ceil(n), variance, samples=samples)) >= wanted
+        return float(power(difference, math.ceil(n), variance, reach=reach)) >= wanted
 
     return math.ceil(_first(found, 2.0, _MANY, 0.5))
 
