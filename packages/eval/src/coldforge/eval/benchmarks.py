@@ -36,6 +36,8 @@ from coldforge.rewards import Equality, read_quantity
 from coldforge.rewards.equality import Pair, compare
 
 LETTERS = "ABCDEFGHIJ"
+SOLUTION = "solution"
+"""The key of a question's `meta` that holds its worked solution, where the data has one."""
 
 
 class Item(NamedTuple):
@@ -130,12 +132,19 @@ def _own_id(data: Mapping[str, Any], *names: str) -> str | None:
     return str(found[0]) if found else None
 
 
+def _solution(data: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """The worked solution for `meta`: training data may hold it, whatever becomes of the question."""
+    found = [data[name] for name in names if isinstance(data.get(name), str) and data[name].strip()]
+    return {SOLUTION: found[0]} if found else {}
+
+
 def _gsm8k(data: Mapping[str, Any]) -> Item:
     solution = _text(data, "answer")
     marked = re.findall(r"####[ \t]*(\S.*?)[ \t]*$", solution, re.MULTILINE)
     if not marked:
         raise FieldError("answer", f"it ends in {solution[-40:]!r}; wanted the number after ####.")
-    return Item(_text(data, "question"), marked[-1], "number")
+    steps = solution.rpartition("####")[0].strip()
+    return Item(_text(data, "question"), marked[-1], "number", meta=_solution({"solution": steps}, "solution"))
 
 
 def _gsm8k_shot(data: Mapping[str, Any]) -> Shot:
@@ -143,7 +152,7 @@ def _gsm8k_shot(data: Mapping[str, Any]) -> Shot:
 
 
 def _math500(data: Mapping[str, Any]) -> Item:
-    meta = {"level": data["level"]} if data.get("level") is not None else {}
+    meta = ({"level": data["level"]} if data.get("level") is not None else {}) | _solution(data, "solution")
     answer = _text(data, "answer")
     return Item(
         _text(data, "problem"), answer, "auto", _own_id(data, "unique_id"), str(data.get("subject") or ""), meta
@@ -161,7 +170,8 @@ def _aime(data: Mapping[str, Any]) -> Item:
     answer = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", answer):
         raise FieldError(name, f"it is {value!r:.60}; wanted a whole number from 0 to 999, as all answers of AIME are.")
-    return Item(text, str(int(answer)), "number", _own_id(data, "id", "ID"))
+    meta = _solution(data, "solution", "Solution")
+    return Item(text, str(int(answer)), "number", _own_id(data, "id", "ID"), meta=meta)
 
 
 _WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
@@ -175,7 +185,8 @@ def _gpqa(data: Mapping[str, Any]) -> Item:
     order = sorted(range(len(options)), key=lambda place: keys[place])
     choices, letter = [options[place] for place in order], LETTERS[order.index(0)]
     category = str(data.get("High-level domain") or "")
-    return Item(text, letter, "choice", _own_id(data, "Record ID"), category, {"choices": choices})
+    meta = {"choices": choices} | _solution(data, "Explanation")
+    return Item(text, letter, "choice", _own_id(data, "Record ID"), category, meta)
 
 
 def _mmlu(data: Mapping[str, Any]) -> Item:
@@ -276,7 +287,7 @@ def read_any(data: Mapping[str, Any]) -> Item:
     question = question_of(Row("", 0, data), "")
     if isinstance(question, Refusal):
         raise FieldError(_blamed(question), f"{question.reason}: {question.detail}")
-    meta = {name: value for name, value in question.meta.items() if name != "id"}
+    meta = {name: value for name, value in question.meta.items() if name != "id"} | _solution(data, "solution")
     own = question.meta.get("id")
     return Item(question.text, question.answer, question.kind, own, str(data.get("category") or ""), meta)
 

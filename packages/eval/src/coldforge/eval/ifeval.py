@@ -8,6 +8,7 @@ The four accuracies that are published are measures of each reply (`verify.MEASU
 reply is right by. The checks themselves are `ifeval_checks`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -72,7 +73,7 @@ def _read(kind: Any, given: Any) -> dict[str, Any]:
         module_of(needed)
     try:
         check(kind, "word", arguments)
-    except (TypeError, ValueError, ArithmeticError) as error:  # a pattern that is none, among others
+    except (re.error, ValueError) as error:  # a section's name is a pattern
         raise BadInstructionError("kwargs", f"of {kind} they are {arguments!r:.80}, which fails: {error}") from error
     return arguments
 

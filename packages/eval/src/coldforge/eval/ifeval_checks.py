@@ -73,7 +73,7 @@ def _in_relation(count: int, relation: str, limit: int) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _keyword(text: str, around: str = "") -> re.Pattern[str]:
-    """A keyword is a regular expression; one that is none ("C++") is taken letter by letter."""
+    """A keyword is a regular expression; one that is none ("a(b") is taken letter by letter."""
     try:
         return re.compile(f"{around}{text}{around}", re.IGNORECASE)
     except re.error:

@@ -36,11 +36,14 @@ from coldforge.eval.benchmarks import LETTERS, Shot
 from coldforge.eval.ifeval import IFEval
 from coldforge.eval.records import Prompt
 from coldforge.eval.verify import Boxed, ExactMatch, Extraction, Marked, Verifier
-from coldforge.rewards import Fallback, Form, Grader, MathPool
+from coldforge.rewards import Fallback, Form, Grader, MathPool, read_quantity
 
 FALLBACKS: tuple[Fallback, ...] = ("open tag", "boxed", "hashes", "phrase", "whole", "last number")
 CHOICE_FALLBACKS: tuple[Fallback, ...] = ("open tag", "boxed", "phrase", "whole")
 """A choice is no number."""
+
+NUMBER_FALLBACKS: tuple[Fallback, ...] = ("open tag", "boxed", "hashes", "phrase", "last number")
+"""Where all right answers are numbers: "It is 12." as a whole is none."""
 
 SHOTS_SEED = 1234
 """Of lm_eval.evaluator.simple_evaluate, for shots that are drawn."""
@@ -66,7 +69,8 @@ class PromptStyle:
         stop: Texts at which a reply ends.
         max_new_tokens: Where a reply is cut off; None: the benchmark's own.
         form, choice_form: How a reply is read; the second for multiple choice, None: the same.
-        fallbacks, choice_fallbacks: Where else an answer may stand; see `coldforge.rewards.extract`.
+        fallbacks, choice_fallbacks, number_fallbacks: Where else an answer may stand (see `coldforge.rewards.extract`):
+            in general, where all questions are multiple choice, where all right answers are numbers.
         formed: Whether a form is asked for at all.
         tagged: Whether its form parts reasoning from answer, so that only the answer counts where all of a reply would.
         matcher: Judges in place of a grader.
@@ -94,6 +98,7 @@ class PromptStyle:
     choice_form: Form | None = None
     fallbacks: tuple[Fallback, ...] = FALLBACKS
     choice_fallbacks: tuple[Fallback, ...] = CHOICE_FALLBACKS
+    number_fallbacks: tuple[Fallback, ...] = NUMBER_FALLBACKS
     formed: bool = True
     tagged: bool = False
     matcher: ExactMatch | None = None
@@ -153,15 +158,23 @@ class PromptStyle:
         if self.matcher is not None:
             return self.matcher
         choice = all("choices" in question.meta for question in questions)
-        form = self.choice_form if choice and self.choice_form is not None else self.form
-        return Grader(form, fallbacks=self.choice_fallbacks if choice else self.fallbacks, pool=pool)
+        if choice:
+            return Grader(self.choice_form or self.form, fallbacks=self.choice_fallbacks, pool=pool)
+        numbers = all("scorer" not in each.meta and _is_number(each) for each in questions)
+        return Grader(self.form, fallbacks=self.number_fallbacks if numbers else self.fallbacks, pool=pool)
 
     def describe(self) -> dict[str, Any]:
         """Returns what decides the prompts, as JSON holds it; how replies are read is the verifier's to say."""
         options = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
-        for name in ("form", "choice_form", "fallbacks", "choice_fallbacks", "matcher", "examples"):
+        for name in ("form", "choice_form", "fallbacks", "choice_fallbacks", "number_fallbacks", "matcher", "examples"):
             options.pop(name)
         return options | {"stop": list(self.stop)}
+
+
+def _is_number(question: Question) -> bool:
+    if question.kind == "auto" and "choices" not in question.meta:
+        return question.answer is not None and read_quantity(question.answer) is not None
+    return question.kind == "number"
 
 
 def choose_shots(
@@ -244,7 +257,7 @@ STYLES: Mapping[str, PromptStyle] = {
         ),
         PromptStyle(
             name="simple-evals", ask=_SIMPLE, ask_choice=_SIMPLE_CHOICE, form=Marked(rf"{_ANSWER}([^\n]*[^\n\s*_])"),
-            choice_form=Marked(rf"{_ANSWER}\$?\\?(?:\(|boxed\{{|text\{{)*([A-J])(?![a-zA-Z])"),
+            choice_form=Marked(rf"{_ANSWER}(?:[$\\(]|boxed\{{|text\{{)*([A-J])(?![a-zA-Z])"),
         ),
         PromptStyle(name="plain", formed=False),
         _raw(

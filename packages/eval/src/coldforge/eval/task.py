@@ -31,7 +31,7 @@ from coldforge.data.format import ReasoningFormat
 from coldforge.data.question_gym import SPEC
 from coldforge.data.records import Question
 from coldforge.data.sources import is_hub_name, read_hub
-from coldforge.eval.benchmarks import TASKS, Benchmark, Shot, chance_of, read_any, read_questions, read_shots
+from coldforge.eval.benchmarks import SOLUTION, TASKS, Benchmark, Shot, chance_of, read_any, read_questions, read_shots
 from coldforge.eval.gym import COUNT, gym_questions, suite_questions
 from coldforge.eval.prompts import PromptStyle, choose_shots, style_of
 from coldforge.eval.records import Prompt
@@ -127,8 +127,9 @@ class Task:
         fixed = [self.version, describe_verifier(self.verifier), list(self.stop), self.max_new_tokens]
         digest.update(json.dumps(fixed, sort_keys=True).encode())
         for question in self.questions:
-            # A reasoning-gym entry follows from the text; it may hold what JSON does not.
-            meta = {name: value for name, value in question.meta.items() if name != "entry"}
+            # A reasoning-gym entry follows from the text, and may hold what JSON does not. Nobody is asked or judged by
+            # a solution, which some copies of the data have and others have not.
+            meta = {name: value for name, value in question.meta.items() if name not in ("entry", SOLUTION)}
             kept = [question.id, self.ask(question), question.answer, question.kind, meta]
             digest.update(json.dumps(kept, sort_keys=True, default=dict).encode())
         return digest.hexdigest()
@@ -203,7 +204,8 @@ def open_task(
     ifeval = found.questions[0].kind == "instructions"
     style = style_of(prompt or ("plain" if ifeval else "reasoning"), form)
     if fallbacks is not None:
-        style = dataclasses.replace(style, fallbacks=tuple(fallbacks), choice_fallbacks=tuple(fallbacks))
+        given = tuple(fallbacks)
+        style = dataclasses.replace(style, fallbacks=given, choice_fallbacks=given, number_fallbacks=given)
     drawn = choose_shots(style, found.questions, _shots(found, style, shots))
     questions = found.questions if limit is None else _fair(found.questions, limit)
     facts = found.benchmark

@@ -28,6 +28,10 @@ MEASURES = "measures"
 """The key of `Judged.meta` under which a verifier with more than one score puts them: name → (hits, of)."""
 
 
+_JOIN = re.compile(r"\}(?:[\s$,;]|\\[()\[\]]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\band\b|\bor\b)*\\boxed\s*\{")
+"""What stands between two boxes that are one answer."""
+
+
 class Verifier(Protocol):
     """What judges replies: for each one the answer that was found, a verdict and why."""
 
@@ -45,8 +49,12 @@ class Sections(NamedTuple):
 class Boxed:
     r"""A form whose answer is in the last `\boxed{…}` behind the thinking, as DeepSeek-R1 is asked for it.
 
+    Boxes with nothing but a comma or "and" between them are one answer, a list.
+
     >>> Boxed().parse(r"<think>\boxed{1}?</think> So \boxed{\frac{1}{2}}.").answer
     '\\frac{1}{2}'
+    >>> Boxed().parse(r"\boxed{0}, no: \boxed{1} and $\boxed{2}$").answer
+    '1, 2'
 
     Attributes:
         reasoning: What stands around the thinking, if anything does.
@@ -64,10 +72,17 @@ class Boxed:
             ValueError: There is no box, or the last one is empty.
         """
         summary = after_thinking(text, self.reasoning)
-        found = boxes(summary)
+        found, rest = boxes(summary), summary
         if not found or not found[-1].strip():
             raise ValueError(r"there is no \boxed{…} with something in it; wanted the answer there.")
-        return Sections(text.removesuffix(summary).strip() or summary, found[-1].strip())
+        answers: list[str] = []
+        for box in reversed(found):  # the last, and those before it that only a comma parts from it
+            before, _, after = rest.rpartition(box)
+            if answers and not _JOIN.fullmatch(after):
+                break
+            answers.insert(0, box.strip())
+            rest = before
+        return Sections(text.removesuffix(summary).strip() or summary, ", ".join(answers))
 
     def is_well_formed(self, text: str) -> bool:
         """Says whether there is a box with something in it."""
