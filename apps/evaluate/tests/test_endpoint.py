@@ -1,0 +1,217 @@
+"""A served model, asked over a real socket."""
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coldforge.apps.evaluate.endpoint import Endpoint, EndpointError
+from coldforge.apps.evaluate.main import main
+from coldforge.apps.evaluate.options import EndpointOptions
+from coldforge.eval import Ask, Reply, Sampling, find_samples, read_results
+
+_spec = importlib.util.spec_from_file_location("evaluate_server", Path(__file__).with_name("server.py"))
+assert _spec is not None
+assert _spec.loader is not None
+server = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = server
+_spec.loader.exec_module(server)
+
+SAMPLING = Sampling(max_new_tokens=20)
+
+
+def answer(body: dict[str, Any]) -> str:
+    """Right for even numbers, wrong for odd ones."""
+    asked = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+    number = int("".join(c for c in asked.split("number")[-1] if c.isdigit()))
+    return f"<reasoning>r</reasoning><answer>{number + number % 2}</answer>"
+
+
+@pytest.fixture
+def served() -> Iterator[Any]:
+    with server.serving(answer) as found:
+        yield found
+
+
+def endpoint(served: Any, **options: Any) -> Endpoint:
+    return Endpoint(EndpointOptions(endpoint=served.url, model="mine", **{"retries": 0, "timeout": 30, **options}))
+
+
+def asks(count: int, n: int = 1, **more: Any) -> list[Ask]:
+    return [
+        Ask("t", f"q{i}", ({"role": "user", "content": f"Say the number {i}"},), 0, n, i, SAMPLING, **more)
+        for i in range(count)
+    ]
+
+
+def test_each_sample_is_a_request_and_many_run_at_once(served: Any) -> None:
+    found = dict(endpoint(served, concurrency=4).generate(asks(10, n=3)))
+    assert sorted(found) == list(range(10))
+    assert found[4] == [Reply("<reasoning>r</reasoning><answer>4</answer>", 7, True)] * 3
+    assert len(served.requests) == 30
+    assert served.at_once == 4
+    path, body = served.requests[0]
+    assert path == "/v1/chat/completions"
+    assert (body["model"], body["temperature"], body["top_p"], body["max_tokens"]) == ("mine", 0.6, 0.95, 20)
+    assert len({body["seed"] for _, body in served.requests if body["messages"][0]["content"].endswith(" 9")}) == 3
+
+
+def test_raw_text_is_completed_and_cut_at_stops(served: Any) -> None:
+    ask = Ask("t", "q", "the number 6", 2, 1, 0, SAMPLING, ("<answer>", "B", "C", "D", "</reasoning>"))
+    [(_, [reply])] = endpoint(served).generate([ask])
+    assert reply == Reply("<reasoning>r", 7, True)
+    path, body = served.requests[0]
+    assert path == "/v1/completions"
+    assert body["prompt"] == "the number 6"
+    assert body["stop"] == ["<answer>", "B", "C", "D"]
+
+
+def test_what_fails_for_a_moment_is_asked_again(served: Any) -> None:
+    served.faults = [500, 429, "hang"]
+    found = dict(endpoint(served, retries=3, timeout=3, concurrency=1).generate(asks(1)))
+    assert found[0][0].text.endswith("<answer>0</answer>")
+    assert len(served.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "match"),
+    [
+        (500, "answers 500 after 0 retries.*out of order"),
+        (404, "answers 404"),
+        ("hang", r"does not answer within 3 s, after 0 retries. Raise --served.timeout"),
+        ("<html>garbage", "sent no choices, but '<html>garbage'|JSONDecodeError"),
+        ({"choices": []}, "sent no choices"),
+        (
+            {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}]},
+            "text",
+        ),
+        (
+            {"choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": "x"}}]},
+            "finish_reason 'content_filter'; wanted stop or length",
+        ),
+        ({"error": {"message": "no such model"}}, "no such model"),
+    ],
+)
+def test_what_fails_for_good_is_named(served: Any, fault: Any, match: str) -> None:
+    served.faults = [fault]
+    with pytest.raises(EndpointError, match=f"(?s)sample 0 of question q0 of t: .*({match})"):
+        list(endpoint(served, timeout=3, concurrency=1).generate(asks(1)))
+
+
+def test_a_failure_does_not_wait_for_what_is_under_way(served: Any) -> None:
+    served.faults = ["hang", "hang", 404]
+    began = time.monotonic()
+    with pytest.raises(EndpointError, match="404"):
+        list(endpoint(served, timeout=20, concurrency=3).generate(asks(3)))
+    assert time.monotonic() - began < 10
+
+
+def test_no_server(served: Any) -> None:
+    nobody = Endpoint(EndpointOptions(endpoint="http://127.0.0.1:9/v1", model="mine", retries=0, timeout=5))
+    with pytest.raises(EndpointError, match="APIConnectionError"):
+        list(nobody.generate(asks(1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"endpoint": "localhost"}, "wanted a URL"),
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"timeout": 0}, "timeout 0"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Endpoint(EndpointOptions(**{"endpoint": "http://localhost/v1", "model": "m", **options}))
+
+
+def test_tokens_that_nobody_counted_are_words(served: Any, caplog: pytest.LogCaptureFixture) -> None:
+    served.faults = [{"choices": [{"index": 0, "finish_reason": "length", "message": {"content": "a b c"}}]}] * 2
+    found = dict(endpoint(served, concurrency=1).generate(asks(2)))
+    assert found[0] == [Reply("a b c", 3, False)]
+    assert caplog.text.count("counts no tokens") == 1
+
+
+# --- the program
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers.jsonl"
+    rows = [{"question": f"What is the number {i}?", "answer": str(i)} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def left_with(*words: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    return int(left.value.code or 0)
+
+
+def test_an_evaluation_that_failed_goes_on(
+    served: Any, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Replies that came before a failure are not asked for again; the accuracy is the server's."""
+    out = tmp_path / "out"
+    words = [
+        "--endpoint", served.url, "--model", "mine", "--tasks", str(questions), "--out", str(out), "--samples", "2",
+        "--served.retries", "0", "--served.concurrency", "2", "--max-new-tokens", "50",
+    ]  # fmt: skip
+    served.faults = [None] * 30 + [500]
+    assert left_with(*words) == 2
+    assert "answers 500" in capsys.readouterr().err
+    assert left_with(*words) == 0
+    assert 80 < len(served.requests) < 90
+    assert "accuracy" in (said := capsys.readouterr().out) or "avg@2" in said
+    results = read_results(out)
+    [task] = results.tasks.values()
+    assert task.metrics.accuracy.value == 0.5
+    assert results.model["endpoint"] == served.url
+    assert (out / "report.html").is_file()
+    assert len(list(find_samples(out, kinds=["wrong"]))) == 40
+
+
+def test_evaluations_are_compared_and_read(
+    served: Any, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(name: str) -> str:
+        words = ["--endpoint", served.url, "--model", name, "--tasks", str(questions), "--out", str(tmp_path / name)]
+        assert left_with(*words, "--samples", "1") == 0
+        return str(tmp_path / name)
+
+    a = evaluated("a")
+    served.answer = lambda body: answer(body) if "number 1" in body["messages"][-1]["content"] else "\x1b[2J no idea"
+    b = evaluated("b")
+    capsys.readouterr()
+    assert left_with("compare", a, b, "--out", str(tmp_path / "held")) == 0
+    said = capsys.readouterr().out
+    assert "p " in said
+    assert (tmp_path / "held" / "report.html").is_file()
+    assert left_with("show", b, "--only", "unparsable", "--count", "3") == 0
+    said = capsys.readouterr().out
+    assert said.count("no idea") == 3
+    assert "\x1b" not in said
+    assert left_with("regrade", b, "--tasks", str(questions)) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("--tasks", "chain_sum:5", "--endpoint", "http://localhost:9/v1"), "wants --model NAME"),
+        (("--tasks", ""), "no task is named"),
+        (("--tasks", "chain_sum:5", "--greedy", "--samples", "4"), "--greedy draws one sample"),
+        (("--tasks", "chain_sum:5", "--model", "/nowhere/at/all"), "there is nothing at"),
+    ],
+)
+def test_wrong_words_are_named(
+    words: tuple[str, ...], match: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert left_with(*words, "--out", str(tmp_path / "out")) == 2
+    assert match in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
