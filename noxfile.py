@@ -199,6 +199,14 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session(python="3.12", default=False)
+def harness(session: nox.Session) -> None:
+    """Our model in lm-evaluation-harness (`tools/oracles/lm_eval_hf.py` compares it with the harness's own backend)."""
+    isolate(session)
+    sync(session, "--package=coldforge-app-evaluate", "--extra=lm-eval", "--group=test")
+    session.run("pytest", "-c", "pyproject.toml", "apps/evaluate/tests/test_harness.py", *session.posargs)
+
+
+@nox.session(python="3.12", default=False)
 def tpu(session: nox.Session) -> None:
     """Compiles the 1B forward pass and training steps of several sizes for v5e slices, on this machine's CPU."""
     isolate(session)
