@@ -46,17 +46,22 @@ def tiny() -> GrpoRunConfig:
 def gemma3_270m() -> GrpoRunConfig:
     """Gemma3 270M on a CPU, with the base weights of the extra `gemma3-270m`.
 
-        coldforge-grpo gemma3-270m --from SFT_RUN --run RUN --questions.sources "chain_sum:5000?min_terms=2"
+        coldforge-grpo gemma3-270m --from SFT_RUN --run RUN --rollout.max-new-tokens 64 \
+            --questions.sources "chain_sum:6000?min_terms=2&max_terms=3&min_digits=1&max_digits=1"
 
-    Hardware: two CPU cores. Short questions with short replies, or an update takes minutes.
+    Hardware: two CPU cores. Short questions with short replies, or an update takes minutes: 110 s for these, 26 of
+    them 50 minutes. Score: 32.8 % to 55.6 % of 250 held-out sums at temperature 1 (+22.8 points, 95 %: +16 to +29),
+    after 26 updates from a cold start of 40 steps. Noise decides the learning rate: 2e-4 with rollouts of 8 × 8
+    samples, of which a few groups teach anything, took the same start from 33 % to 14 % in eight updates, and the
+    watchdog stopped it.
     """
     return GrpoRunConfig(
         model=ModelConfig(size="270m"),
-        rollout=RolloutOptions(questions=8, group_size=8, max_prompt_tokens=128, max_new_tokens=128, slots=64),
+        rollout=RolloutOptions(questions=16, group_size=8, max_prompt_tokens=128, max_new_tokens=128, slots=128),
         rows=RowOptions(seq_len=512, rows=2),
-        policy=PolicyOptions(beta=0.001),
-        optimizer=GrpoAdamW(learning_rate=5e-5),
-        loop=GrpoLoop(steps=60, eval_every=20, checkpoint_every=5),
+        policy=PolicyOptions(beta=0.0),
+        optimizer=GrpoAdamW(learning_rate=3e-5),
+        loop=GrpoLoop(steps=40, eval_every=20, checkpoint_every=4),
     )
 
 
