@@ -1,9 +1,13 @@
 """IFEval: the verdicts are lm-evaluation-harness' own, bad instructions are named, a reply is judged by its answer."""
 
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from coldforge.data.format import ReasoningFormat
 from coldforge.eval import ifeval_checks
@@ -23,13 +27,40 @@ def test_every_verdict_is_lm_evals():
     seen, wrong = {kind: set() for kind in CHECKS}, []
     for text, strict, loose in zip(ORACLE["texts"], ORACLE["strict"], ORACLE["loose"], strict=True):
         found = followed(text, instructions)
-        for place, (kind, given) in enumerate(instructions):
+        for place, (kind, options) in enumerate(instructions):
             wanted = (strict[place] == "1", loose[place] == "1")
             seen[kind].add(wanted[0])
             if (found.strict[place], found.loose[place]) != wanted:
-                wrong.append((kind, given, text[:60]))
+                wrong.append((kind, options, text[:60]))
     assert wrong == []
     assert all(verdicts == {True, False} for verdicts in seen.values())
+
+
+@given(st.text("*-[]<> \nap.s", max_size=30))
+@example("*\n\n* a\n*\n- b")
+@example("<<>>> << >>")
+def test_lines_are_read_as_the_published_patterns_read_them(text):
+    """Those take seconds for pages of blank lines or brackets."""
+    bullets = [*re.findall(r"^\s*\*[^\*].*$", text, re.M), *re.findall(r"^\s*-.*$", text, re.M)]
+    assert check("detectable_format:number_bullet_lists", text, {"num_bullets": len(bullets)})
+    places = len(re.findall(r"\[.*?\]", text))
+    assert check("detectable_content:number_placeholders", text, {"num_placeholders": places})
+    assert not check("detectable_content:number_placeholders", text, {"num_placeholders": places + 1})
+    title = any(found.lstrip("<").rstrip(">").strip() for found in re.findall(r"<<[^\n]+>>", text))
+    assert check("detectable_format:title", text, {}) == title
+    for marker, pattern in (("P.S.", r"\s*p\.\s?s\..*$"), ("P.P.S", r"\s*p\.\s?p\.\s?s.*$"), ("a", r"\s*a.*$")):
+        found = re.search(pattern, text.lower(), re.M) is not None
+        assert check("detectable_content:postscript", text, {"postscript_marker": marker}) == found
+
+
+@pytest.mark.parametrize("piece", ["\n", " ", " \n", "*", "*\n", "[", "<", ".", "p.", "a ", '"', "SECTION", "!"])
+def test_replies_that_repeat_themselves_cost_no_time(piece):
+    text = piece * (20_000 // len(piece))
+    start = time.process_time()
+    for kind, arguments in dict(ORACLE["instructions"]).items():
+        if CHECKS[kind].needs != "langdetect":
+            check(kind, text, arguments)
+    assert time.process_time() - start < 2
 
 
 def test_a_keyword_that_is_no_pattern_is_a_word():

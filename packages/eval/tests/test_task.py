@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import datasets
 import pytest
 
 from coldforge.data.format import ReasoningFormat
@@ -168,6 +169,16 @@ def test_every_suite_can_be_asked_without_a_hash_seed(monkeypatch, name):
 def test_faults_are_named(spec, options, kind, said):
     with pytest.raises(kind, match=said):
         open_task(spec, **options)
+
+
+def test_without_the_hub_local_files_are_named(monkeypatch):
+    def load(*names, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ConnectionError) as caught:
+        open_task("gpqa_diamond")
+    assert caught.value.__notes__ == ["gpqa_diamond was asked of the hub; local files are named by gpqa_diamond=PATH."]
 
 
 def test_examples_of_a_single_file_must_be_named(gsm8k):

@@ -1,6 +1,7 @@
 """Verifiers: lm-eval's filters give lm-eval's scores; forms; one spelling for equal answers; what describes them."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,9 @@ def test_exact_match_ignores_what_it_is_told_to():
         (r"<think>\boxed{4}</think> It is \boxed{ \frac{1}{2} }.", r"\frac{1}{2}"),
         (r"\boxed{0}, no, wait: \boxed{(1, 2)} \quad \text{and} \quad $\boxed{(3, 4)}$", "(1, 2), (3, 4)"),
         (r"\boxed{1}. Then \boxed{1}", "1"),
+        (r"\boxed{1} and \boxed{2}. So 2 and 1.", "1, 2"),
+        (r"\boxed{} \boxed{3}", "3"),
+        (r"\boxed{4 \boxed{\{5\}}", r"\{5\}"),
         (r"\boxed{1} apples and \boxed{2} pears", "2"),
         (r"\boxed{ }", None),
         (r"\boxed{3", None),
@@ -87,6 +91,15 @@ def test_boxes(text, answer):
     assert form.is_well_formed(text) == (answer is not None)
     if answer is not None:
         assert form.parse(text).answer == answer
+
+
+def test_replies_that_repeat_themselves_cost_no_time():
+    start = time.process_time()
+    assert not Boxed().is_well_formed(r"\boxed{" * 4000)
+    verifier = STYLES["lm-eval:gsm8k"].verifier([question()])
+    for text in ("1" * 30_000, "#### " * 6000, "1," * 15_000, "$" * 30_000):
+        verifier.judge([response(text)])
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,8 @@ _SIMPLE = (
 )
 _BOX = "Please reason step by step, and put your final answer within \\boxed{{}}."
 _FLEXIBLE = Extraction("flexible-extract", r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1)
-_IGNORED = (",", r"\$", r"(?s).*#### ", r"\.$")
+# lm-eval's, but for the \A, which changes nothing but that it is tried once and not at each digit.
+_IGNORED = (",", r"\$", r"(?s)\A.*#### ", r"\.$")
 _raw = functools.partial(PromptStyle, raw=True, option="{letter}. {text}")
 _ENDS = ("</s>", "<|im_end|>")
 

@@ -251,7 +251,12 @@ def _find(spec: str, path: str | Path | None, split: str | None, revision: str |
 
 
 def _benchmark(facts: Benchmark, path: str | Path | None, split: str | None, revision: str | None) -> _Found:
-    where, rows = open_rows(path, facts.hub, config=facts.config, split=split or facts.split, revision=revision)
+    try:
+        where, rows = open_rows(path, facts.hub, config=facts.config, split=split or facts.split, revision=revision)
+    except Exception as error:
+        if path is None:  # no network, or a set that its owners give only to those who ask (GPQA)
+            error.add_note(f"{facts.name} was asked of the hub; local files are named by {facts.name}=PATH.")
+        raise
     questions = read_questions(rows, facts.read, facts.name, where, repeats=True)
     return _Found(
         name=facts.name, questions=questions, source=where, benchmark=facts, revision=revision, path=path
