@@ -69,7 +69,7 @@ def test_text_never_has_two_bare_numbers():
     text = compare(*pair(25, 12, 80, 83), names=("base", "tuned")).text
     assert text == (
         "base 46.0 % (38.9–53.2), tuned 52.5 % (45.3–59.6); n = 200\n"
-        "tuned − base: +6.5 points (+0.3 to +12.5), p = 0.047: tuned is better\n"
+        "tuned − base: +6.5 points (+0.3 to +12.6), p = 0.047: tuned is better\n"
         "25 won, 12 lost, 163 equal. With n = 200 questions you can see 9 points."
     )
     worse = compare(*pair(2, 14, 50, 134), names=("base", "tuned")).text

@@ -10,7 +10,7 @@ p-value of their mean (`intervals.difference_interval`; with one sample each McN
 
 A sign-flip permutation test is left out: it asks whether differences are symmetric about 0, not whether their mean is
 0. Where b gains 5 points on most questions and loses one question in twenty altogether, so that the models are equal,
-it says p < 0.05 in 18 % of cases (30 questions, 64 samples); the test here in none of 1,000.
+it says p < 0.05 in 18 % of cases (30 questions, 64 samples); the test here in less than 1 %.
 """
 
 import dataclasses
