@@ -93,7 +93,7 @@ def test_clustered_samples_cover_94_per_cent(name, n, samples):
 
 
 def test_the_usual_interval_does_not_cover_these():
-    """So the test above can fail: the clustered t interval (Miller 2411.00640, section 2.2) does."""
+    """So the test above can fail: the clustered t interval does."""
     true, values = drawn("one in 33 easy, others hard", 30, 64)
     half = stats.t.ppf(0.975, 29) * values.std(1, ddof=1) / np.sqrt(30)
     assert holds(values.mean(1) - half, values.mean(1) + half, true).mean() < 0.7

@@ -5,8 +5,8 @@
     result.wins                # ("q2",)
 
 Questions differ far more than models do, so the same questions tell more than as many others would (Miller, arXiv
-2411.00640, section 4). In this order: the questions checked, each one's difference, the interval and
-p-value of their mean (`intervals.difference_interval`; with one sample each McNemar's exact test), the power.
+2411.00640). In this order: the questions checked, each one's difference, the interval and p-value of their mean
+(`intervals.difference_interval`; with one sample each McNemar's exact test), the power.
 
 A sign-flip permutation test is left out: it asks whether differences are symmetric about 0, not whether their mean is
 0. Where b gains 5 points on most questions and loses one question in twenty altogether, so that the models are equal,

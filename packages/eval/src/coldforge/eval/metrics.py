@@ -1,7 +1,7 @@
 """What an evaluation's samples come to: avg@k, pass@k, maj@k, rates and lengths, each with a 95 % interval.
 
     right = [[True, False], [True, True], [False, False]]     # per question, one per sample
-    accuracy(right).text                                       # "50.0 % (3.5–96.5)"
+    accuracy(right).text                                       # "50.0 % (3.9–96.1)"
     pass_at_k(right, 2).value                                  # 0.667
 
 Each question counts the same, however many samples it has: a figure is a mean over questions of one value each, and
