@@ -1,4 +1,9 @@
-"""What the tests share: a small vocabulary, a random model with an adapter, and runs that hold them."""
+"""What the tests share: eight devices, a small vocabulary, a random model with an adapter, and runs that hold them."""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import io
 from pathlib import Path

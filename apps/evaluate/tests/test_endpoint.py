@@ -186,7 +186,7 @@ def test_evaluations_are_compared_and_read(
         return str(tmp_path / name)
 
     a = evaluated("a")
-    served.answer = lambda body: answer(body) if "number 1" in body["messages"][-1]["content"] else "\x1b[2J no idea"
+    served.answer = lambda body: answer(body) if "number 1" in body["messages"][-1]["content"] else "\x1b[J no idea"
     b = evaluated("b")
     capsys.readouterr()
     assert left_with("compare", a, b, "--out", str(tmp_path / "held")) == 0

@@ -15,17 +15,19 @@ SIZES = [(1, 1), (3, 40), (60, 5), (200, 3), (2, 2), (17, 1), (130, 70), (5, 9)]
 PAIRS = [(RANDOM.integers(5, 320, a).tolist(), RANDOM.integers(5, 320, b).tolist()) for a, b in SIZES]
 
 
+def logits_of(model: modeling.Gemma3, ids: list[int]) -> np.ndarray:
+    """All logits of one text, in float64; padded at its end, which no token before sees, to have one shape."""
+    padded = jnp.array([ids + [0] * (256 - len(ids))])
+    return np.asarray(model.logits(model(padded)[0]), np.float64)[: len(ids)]
+
+
 def plain(model: modeling.Gemma3, context: list[int], continuation: list[int]) -> tuple[np.ndarray, bool]:
-    """Scores of one text: all logits, in float64."""
-    ids = jnp.array([[*context, *continuation]])
-    logits = np.asarray(model.logits(model(ids)[0]), np.float64)[len(context) - 1 : -1]
-    logprobs = (
-        logits
-        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
-        - logits.max(1, keepdims=True)
-    )
+    """Scores of one text by itself."""
+    logits = logits_of(model, [*context, *continuation])[len(context) - 1 : -1]
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logprobs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     rows = np.arange(len(continuation))
-    return logprobs[rows, continuation], bool((logits.argmax(1) == continuation).all())
+    return logprobs[rows, continuation], bool((logits.argmax(axis=1) == continuation).all())
 
 
 def test_scores_are_those_of_each_text_by_itself(adapted: modeling.Gemma3) -> None:
@@ -35,7 +37,7 @@ def test_scores_are_those_of_each_text_by_itself(adapted: modeling.Gemma3) -> No
     for context in ([2, 9, 30], [2, 77]):  # a continuation that is the model's own first choice
         ids = list(context)
         for _ in range(4):
-            ids.append(int(jnp.argmax(model.logits(model(jnp.array([ids]))[0, -1]))))
+            ids.append(int(logits_of(model, ids)[-1].argmax()))
         pairs.append((context, ids[len(context) :]))
     found = dict(Scorer(adapted, None).score(pairs))
     assert sorted(found) == list(range(len(pairs)))
@@ -51,9 +53,9 @@ def test_texts_share_rows_and_programs_are_few(base: modeling.Gemma3) -> None:
     scorer, before = Scorer(base, None), scoring._score._cache_size()
     pairs = [(ids[:10], ids[10:]) for ids in RANDOM.integers(5, 320, (300, 20)).tolist()]
     list(scorer.score(pairs))
-    assert scorer.calls == 3
+    assert scorer.calls == 4  # 32 rows of 64 tokens, three texts of 19 in each
     assert scorer.tokens == 300 * 19
-    assert scorer.tokens > 0.9 * scorer.places * 300 / (3 * 107)
+    assert scorer.tokens > 0.69 * scorer.places  # the last call is not full
     assert scoring._score._cache_size() - before <= 2
 
 

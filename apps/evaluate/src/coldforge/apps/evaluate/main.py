@@ -54,7 +54,7 @@ def _command(words: list[str]) -> Callable[[], int]:
 
 def run(options: Options) -> int:
     """Evaluates, and returns the exit code."""
-    sampling = _sampling(options)
+    sampling, _ = _sampling(options), specs_of(options)
     if options.endpoint is not None:
         return _run_served(options, sampling)
     from coldforge.apps.evaluate.local import find_local, load_local
@@ -107,17 +107,26 @@ def read_tasks(options: Options, form: ReasoningFormat) -> list[Task]:
     """The tasks that the command line names.
 
     Raises:
-        ValueError: None is named, or one twice; as `open_task`.
+        ValueError: As `specs_of` and `open_task`.
     """
-    specs = [spec for word in options.tasks for spec in _split(word) if spec]
-    if not specs:
-        raise ValueError("no task is named; wanted some, as --tasks gsm8k chain_sum:200")
     return [
         open_task(
             spec, prompt=options.prompt, limit=options.limit, seed=options.task_seed, samples=options.samples, form=form
         )
-        for spec in specs
+        for spec in specs_of(options)
     ]
+
+
+def specs_of(options: Options) -> list[str]:
+    """The tasks' names, as the command line has them.
+
+    Raises:
+        ValueError: None is named.
+    """
+    specs = [spec for word in options.tasks for spec in _split(word) if spec]
+    if not specs:
+        raise ValueError("no task is named; wanted some, as --tasks gsm8k chain_sum:200")
+    return specs
 
 
 def _split(word: str) -> list[str]:
