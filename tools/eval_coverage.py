@@ -1,6 +1,6 @@
 """What coldforge.eval's 95 % intervals cover, by simulation, beside the usual ones: tables for BENCHMARKS.md.
 
-    python tools/eval_coverage.py                 # some five minutes on one core
+    python tools/eval_coverage.py                 # some ten minutes on one core
     python tools/eval_coverage.py --repeat 2000   # a quick look
 
 A population says how likely a question is answered right, by one model or by two. Questions are drawn from it, samples
