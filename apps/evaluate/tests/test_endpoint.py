@@ -200,6 +200,17 @@ def test_evaluations_are_compared_and_read(
     assert left_with("regrade", b, "--tasks", str(questions)) == 0
 
 
+def test_questions_are_looked_for_in_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"In the year {i} a farmer sold {i + 3} of his {2 * i} brown cows; how many were left?" for i in range(9)]
+    task, data = tmp_path / "task.jsonl", tmp_path / "data.jsonl"
+    task.write_text("".join(json.dumps({"question": q, "answer": str(i)}) + "\n" for i, q in enumerate(asked)))
+    data.write_text(json.dumps({"prompt": f"Please answer. {asked[4]} Thank you."}) + "\n")
+    assert left_with("decontaminate", str(task), str(data)) == 0
+    said = capsys.readouterr().out
+    assert "1 of 9" in said
+    assert left_with("decontaminate", str(task), str(tmp_path / "none.jsonl")) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

@@ -67,7 +67,7 @@ class Options:
 
     Without --tasks from the hub, nothing needs a network: reasoning-gym's tasks, suites (gym:arithmetic), local files.
     The same command on the same --out goes on where it was ended. `coldforge-evaluate compare A B`, `show DIR`,
-    `regrade DIR` and `lm-eval ...` are commands of their own.
+    `regrade DIR`, `decontaminate TASK DATA` and `lm-eval ...` are commands of their own.
     """
 
     tasks: tuple[str, ...]

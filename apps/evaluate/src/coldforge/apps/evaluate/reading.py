@@ -1,4 +1,4 @@
-"""Evaluations that are there: compared, their samples read in a terminal, graded again. Imports no JAX."""
+"""Evaluations that are there: compared, read, graded again; and tasks looked for in training data. Imports no JAX."""
 
 import dataclasses
 import itertools
@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from coldforge.data import read_rows
 from coldforge.eval import (
     compare_all,
     find_samples,
+    items_of,
     open_evaluation,
     open_task,
+    overlap,
     regrade,
     sample_text,
     write_comparison,
@@ -72,6 +75,18 @@ class RegradeOptions:
     """As it was then."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecontaminateOptions:
+    """Report which questions of a task stand in training data: runs of 10 words, in questions and solutions."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    """As --tasks names it."""
+    data: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Training rows: files, directories, or data sets on the hub."""
+    task_seed: int = 0
+    """Of reasoning-gym's questions."""
+
+
 def compare(options: CompareOptions) -> int:
     """Prints a comparison and writes its page, if wanted."""
     found = compare_all([open_evaluation(path) for path in options.directories], common=options.common)
@@ -104,6 +119,17 @@ def again(options: RegradeOptions) -> int:
     return PASSED
 
 
+def decontaminate(options: DecontaminateOptions) -> int:
+    """Prints what training data holds of a task."""
+    if not options.data:
+        raise ValueError("no training data is named; wanted files, directories or names on the hub behind the task")
+    questions = open_task(options.task, seed=options.task_seed).questions
+    rows = itertools.chain.from_iterable(read_rows(where) for where in options.data)
+    print(overlap(items_of(questions), rows, name=f"{options.task} in {', '.join(options.data)}").text)
+    return PASSED
+
+
 COMMANDS: Mapping[str, tuple[Any, Callable[[Any], int]]] = {
     "compare": (CompareOptions, compare), "show": (ShowOptions, show), "regrade": (RegradeOptions, again),
+    "decontaminate": (DecontaminateOptions, decontaminate),
 }  # fmt: skip
