@@ -1,5 +1,6 @@
 """A model on these devices, as an evaluation asks it."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -8,9 +9,10 @@ import pytest
 
 from coldforge import modeling
 from coldforge.apps.evaluate.local import Local, cut, find_local, load_local, until
+from coldforge.apps.evaluate.main import main
 from coldforge.apps.evaluate.options import LocalOptions
 from coldforge.data import ReasoningFormat, Tokenizer
-from coldforge.eval import Ask, Sampling
+from coldforge.eval import Ask, Sampling, find_samples, read_results
 from coldforge.rollout import SamplingParams, generate
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
@@ -102,6 +104,28 @@ def test_the_mesh_changes_nothing(weights: Path, run: Path, local: Local) -> Non
     spread = load_local(find_local(options), options, mesh)
     assert dict(spread.generate(asks())) == dict(local.generate(asks()))
     assert spread.identity == local.identity
+
+
+def test_the_program_evaluates_a_run(
+    weights: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On all eight devices, both tasks in one sampler; asked once more, it only reads."""
+    for name, count in (("numbers", 6), ("more", 3)):
+        rows = [{"question": f"Say {i} {name}", "answer": str(i)} for i in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--model", str(weights), "--adapter", str(run)]
+    words += ["--tasks", str(tmp_path / "numbers.jsonl"), str(tmp_path / "more.jsonl")]
+    words += ["--samples", "2", "--max-new-tokens", "16", "--device.slots", "16", "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        with pytest.raises(SystemExit) as left:
+            main(words)
+        assert left.value.code == 0
+        captured = capsys.readouterr()
+        assert "numbers, 6 questions: avg@2" in captured.out
+        assert "<start_of_turn>user\nThink, then answer." in captured.err  # the run's own form, as the model reads it
+    found = list(find_samples(tmp_path / "out"))
+    assert len(found) == 18
+    assert read_results(tmp_path / "out").model["stage"] == "sft"
 
 
 # --- what is found
