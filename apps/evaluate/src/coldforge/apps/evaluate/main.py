@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from coldforge.apps.evaluate import reading
-from coldforge.apps.evaluate.options import EndpointOptions, LocalOptions, Options
+from coldforge.apps.evaluate.options import EndpointOptions, LocalOptions, Options, task_specs
 from coldforge.apps.evaluate.progress import Bars
 from coldforge.data import ReasoningFormat, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
@@ -54,7 +54,8 @@ def _command(words: list[str]) -> Callable[[], int]:
 
 def run(options: Options) -> int:
     """Evaluates, and returns the exit code."""
-    sampling, _ = _sampling(options), specs_of(options)
+    sampling = _sampling(options)
+    task_specs(options.tasks)  # refused before a model is looked for
     if options.endpoint is not None:
         return _run_served(options, sampling)
     from coldforge.apps.evaluate.local import find_local, load_local
@@ -107,31 +108,14 @@ def read_tasks(options: Options, form: ReasoningFormat) -> list[Task]:
     """The tasks that the command line names.
 
     Raises:
-        ValueError: As `specs_of` and `open_task`.
+        ValueError: As `task_specs` and `open_task`.
     """
     return [
         open_task(
             spec, prompt=options.prompt, limit=options.limit, seed=options.task_seed, samples=options.samples, form=form
         )
-        for spec in specs_of(options)
+        for spec in task_specs(options.tasks)
     ]
-
-
-def specs_of(options: Options) -> list[str]:
-    """The tasks' names, as the command line has them.
-
-    Raises:
-        ValueError: None is named.
-    """
-    specs = [spec for word in options.tasks for spec in _split(word) if spec]
-    if not specs:
-        raise ValueError("no task is named; wanted some, as --tasks gsm8k chain_sum:200")
-    return specs
-
-
-def _split(word: str) -> list[str]:
-    """Tasks between commas; a path may hold one."""
-    return [word] if "=" in word.partition("?")[0] and "/" in word else word.split(",")
 
 
 def _sampling(options: Options) -> Sampling:

@@ -1,6 +1,7 @@
 """What the program can be told. Imports no JAX, so that `--help` is quick."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,3 +111,19 @@ class Options:
     mesh: MeshConfig = MeshConfig()
     distributed: Distributed = Distributed()
     served: ServedOptions = ServedOptions()
+
+
+def task_specs(words: Sequence[str]) -> list[str]:
+    """The tasks that are named, by words or by commas within one; a path may hold commas.
+
+    Raises:
+        ValueError: None is named.
+    """
+    specs = [spec for word in words for spec in ([word] if _is_path(word) else word.split(",")) if spec]
+    if not specs:
+        raise ValueError("no task is named; wanted some, as --tasks gsm8k chain_sum:200")
+    return specs
+
+
+def _is_path(word: str) -> bool:
+    return "=" in word.partition("?")[0] and "/" in word

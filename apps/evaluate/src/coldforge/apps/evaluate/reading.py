@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from coldforge.apps.evaluate.options import task_specs
 from coldforge.data import read_rows
 from coldforge.eval import (
     compare_all,
@@ -113,8 +114,10 @@ def show(options: ShowOptions) -> int:
 
 def again(options: RegradeOptions) -> int:
     """Grades again and prints the results."""
-    specs = [spec for word in options.tasks for spec in word.split(",")]
-    tasks = [open_task(s, prompt=options.prompt, limit=options.limit, seed=options.task_seed) for s in specs]
+    tasks = [
+        open_task(spec, prompt=options.prompt, limit=options.limit, seed=options.task_seed)
+        for spec in task_specs(options.tasks)
+    ]
     print(regrade(options.directory, tasks).text)
     return PASSED
 

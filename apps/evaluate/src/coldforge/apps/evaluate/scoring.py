@@ -7,7 +7,6 @@ Texts are packed into rows by segment ids, the longest first, so that nothing bu
 exist for `CHUNK` tokens at a time and for tokens of continuations only. Sizes of calls are few. Imports JAX.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,9 +80,10 @@ class Scorer:
         for place, pair in enumerate(pairs):
             self._check(place, *pair)
         order = sorted(range(len(pairs)), key=lambda place: -len(pairs[place][0]) - len(pairs[place][1]))
+        sizes = [len(pairs[i][0]) + len(pairs[i][1]) - 1 for i in order]
         start = 0
         while start < len(order):
-            size, height, width = self._next([len(pairs[i][0]) + len(pairs[i][1]) - 1 for i in order[start:]])
+            size, height, width = self._next(sizes, start)
             some = order[start : start + size]
             yield from self._scored(_call([pairs[i] for i in some], some, height, width))
             start += size
@@ -103,23 +103,21 @@ class Scorer:
         if not 0 <= min(ids) <= max(ids) < self._vocab:
             raise ValueError(f"text {place} has ids {min(ids)} to {max(ids)}; wanted 0 to {self._vocab - 1:,}")
 
-    def _next(self, sizes: Sequence[int]) -> tuple[int, int, int]:
-        """How many of the texts (longest first) the next call takes, and its height and width."""
-        width = next((w for w in WIDTHS if w >= sizes[0]), sizes[0])
+    def _next(self, sizes: Sequence[int], start: int) -> tuple[int, int, int]:
+        """How many of the texts from `start` on (longest first) the next call takes, and its height and width."""
+        width = next((w for w in WIDTHS if w >= sizes[start]), sizes[start])
         height = self._ways * max(1, TOKENS // (self._ways * width))
-        low, high = min(self._ways, len(sizes)), len(sizes)
-        room = height * width
         fits, total = 0, 0
-        while fits < high and total + sizes[fits] <= room:
-            total += sizes[fits]
+        while start + fits < len(sizes) and total + sizes[start + fits] <= height * width:
+            total += sizes[start + fits]
             fits += 1
-        while fits > low and len(pack_rows(sizes[:fits], width)) > height:
+        while len(pack_rows(sizes[start : start + fits], width)) > height:  # one text always fits
             fits -= 1
-        return max(fits, 1), height, width
+        return fits, height, width
 
     def _scored(self, call: _Call) -> Iterator[tuple[int, Scored]]:
         *arrays, owners = call
-        with use(self._mesh) if self._mesh is not None else contextlib.nullcontext():
+        with use(self._mesh):
             found = jax.device_get(_score(self._graph, self._weights, *arrays))
         self.calls += 1
         self.tokens += int((call.positions >= 0).sum())
