@@ -61,8 +61,8 @@ if installed := pyenv_versions(Path(os.environ.get("PYENV_ROOT", Path.home() / "
 
 MEMBERS = find_members(ROOT)
 EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
-# Lowest dependencies on the lowest Python, highest on the highest. A fourth run of each package's tests, 3.13 from its
-# sources, would show nothing that these do not, and took a quarter of CI's time.
+# Lowest dependencies on the lowest Python, highest on the highest. They leave out the tests marked `whole`, which make up
+# most of a run's time, and which `tests` has run: 5,400 s did not suffice for three runs of every test.
 EACH_WHEEL = [
     nox.param(python, member, resolution, id=f"{member.name}-{resolution.removesuffix('-direct')}", tags=[member.name])
     for member in MEMBERS.values()
@@ -96,10 +96,10 @@ def sync(session: nox.Session, *what: str) -> None:
     session.run_install("uv", "sync", "--quiet", "--no-default-groups", "--python", python_of(session), *what)
 
 
-def run_pytest(session: nox.Session, member: Member) -> None:
+def run_pytest(session: nox.Session, member: Member, *options: str) -> None:
     """Runs a member's tests; if it declares jaxtyping, the array shapes of every call are checked on the way."""
     checks = [f"--jaxtyping-packages={member.module},beartype.beartype"] if "jaxtyping" in member.dependencies else []
-    session.run("pytest", "-c", "pyproject.toml", *checks, str(member.path / "tests"), *session.posargs)
+    session.run("pytest", "-c", "pyproject.toml", *checks, *options, str(member.path / "tests"), *session.posargs)
 
 
 @nox.session(python="3.12")
@@ -137,6 +137,8 @@ def tests(session: nox.Session, member: Member) -> None:
 def wheel(session: nox.Session, member: Member, resolution: str) -> None:
     """A package's tests against its built wheel, in a new environment, on its highest or lowest dependencies.
 
+    Tests marked `whole` are left out; `-- -m "not real and not slow"` takes them in.
+
     Siblings come from wheels built here: constraints of the form `name @ file://…` keep an index's release of the same
     name out. Lowest versions are compiled from the pyproject, since `--resolution lowest-direct` on a wheel lowers
     nothing: seen from the installer, the wheel is the only direct dependency.
@@ -165,7 +167,7 @@ def wheel(session: nox.Session, member: Member, resolution: str) -> None:
     install = ("install", "--quiet", "--no-sources", f"--constraint={pins}", group, str(wheels[member.distribution]))
     session.run_install(*uv_pip, *install)
     session.run("python", "-c", f"import {member.module} as m; assert 'site-packages' in m.__file__, m.__file__")
-    run_pytest(session, member)
+    run_pytest(session, member, "-m", "not real and not slow and not whole")
 
 
 def build_wheel(session: nox.Session, member: Member, folder: Path) -> Path:
