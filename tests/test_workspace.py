@@ -81,13 +81,14 @@ def test_root_installs_every_app_and_forwards_its_extras():
 def test_layer_table_has_the_designs_rows():
     apps = ["apps/*", "apps/evaluate", "apps/plan"]
     rows = PYPROJECT["tool"]["coldforge"]["layers"]
-    packages = {"data", "modeling", "losses", "rewards", "training", "rollout", "sft", "grpo", "eval", "stages"}
+    packages = {"data", "modeling", "losses", "rewards", "training", "rollout", "sft", "grpo", "eval", "nano", "stages"}
     assert rows.keys() == packages | set(apps)
     assert [row for row in rows if "tyro" in rows[row]["third-party"]] == ["stages", *apps]
     assert [row for row in rows if "rich" in rows[row]["third-party"]] == ["training", "stages", *apps]
     assert [row for row in rows if "jax" not in rows[row]["third-party"]] == [
         "data",
         "rewards",
+        "nano",
         "eval",
     ]
 
