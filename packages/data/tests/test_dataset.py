@@ -151,7 +151,7 @@ def everything(path: Path) -> None:
             r"heldout-0.*says 1 tokens; record 0",
         ),
         (lambda p: (p / "manifest.json").write_text('{"schema":'), r"manifest\.json is damaged or no data set's"),
-        (lambda p: edit(p, lambda m: m.update(schema=2)), r"manifest\.json: schema is 2; this version reads up to 1"),
+        (lambda p: edit(p, lambda m: m.update(schema=3)), r"manifest\.json: schema is 3; this version reads up to 2"),
         (lambda p: edit(p, lambda m: m.pop("format")), r"manifest\.json has no field 'format'"),
         (lambda p: edit(p, lambda m: m["splits"]["train"].pop("hash")), r"manifest\.json has no field 'hash'"),
         (lambda p: edit(p, lambda m: m["tokenizer"].pop("sha256")), r"manifest\.json has no field 'sha256'"),

@@ -21,7 +21,7 @@ import pytest
 
 from coldforge.data import Part, Tokenizer, open_dataset, sources
 from coldforge.data.dataset import MANIFEST, UNFINISHED
-from coldforge.data.prepare import Options, Prepared, Progress, prepare, run, state
+from coldforge.data.prepare import Options, Prepared, Progress, prepare, shards, state
 from coldforge.data.prepare.heldout import QUESTIONS, HeldOut, question_number
 from coldforge.data.prepare.run import NothingLeftError
 
@@ -446,7 +446,7 @@ def test_a_full_disk_is_named_and_then_goes_on(
     make: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make("whole", **HARD)
-    real, written = run.write_shard, []
+    real, written = shards.write_shard, []
 
     def full(directory: Path, split: str, number: int, records: object, lengths: list[int]) -> dict:
         if len(written) == 2:
@@ -457,7 +457,7 @@ def test_a_full_disk_is_named_and_then_goes_on(
         written.append(number)
         return real(directory, split, number, records, lengths)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run, "write_shard", full)
+    monkeypatch.setattr(shards, "write_shard", full)
     with pytest.raises(OSError, match=r"No space left on device: .*train-00002\.arrayrecord"):
         make("parts", **HARD)
     with pytest.raises(ValueError, match="is not finished"):

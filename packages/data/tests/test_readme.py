@@ -49,6 +49,20 @@ def test_the_data_sets_example_runs(
     assert re.fullmatch(r"\d+ \d+ [a-z]+ [0-9a-f]{8}\n", capsys.readouterr().out)
 
 
+def test_the_samples_example_runs(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(model_path.read_bytes())
+    rows = [{"question": f"What is {n} + 1?", "answer": n + 1} for n in range(30)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [example] = [text for text in EXAMPLES if "write_selection(" in text]
+    exec(compile(example, "README.md", "exec"), {})
+    train, difficulty, kept = capsys.readouterr().out.split()
+    assert (difficulty, kept) == ("0.5", "30")
+    assert 24 <= int(train) <= 30
+
+
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")  # of a module that reasoning-gym imports, when first compiled
 def test_the_questions_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

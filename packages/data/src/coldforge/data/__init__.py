@@ -10,6 +10,8 @@ vocabulary out of a GGUF file.
 `audit` counts what became of the rows, and `audit_page` shows it. `dataset` is what they become on disk;
 `packing` plans which examples share a row, and `batches` reads them for training and evaluation.
 
+`conversations` are rows that do not show their work; `rejection` makes a data set of a policy's own samples.
+
 `questions` is what reinforcement learning asks: `question_rows` makes them of rows, `question_gym` of reasoning-gym's
 tasks, `question_order` says which is next.
 """

@@ -6,7 +6,7 @@ from a phone's width up, light or dark. What rows say is escaped, so that it sho
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from coldforge.data.audit import LENGTH_LIMITS, Audit, SourceAudit
@@ -47,6 +47,7 @@ def audit_page(
     *,
     max_tokens: int | None = None,
     facts: Mapping[str, str] | None = None,
+    tables: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> str:
     """Returns the page, to be written as UTF-8.
 
@@ -55,14 +56,18 @@ def audit_page(
         title: The page's.
         max_tokens: Longer rows were dropped, and show in another colour.
         facts: What else to say at the top, by name.
+        tables: What else to show after the sources, by title; a table's first row is its head.
     """
     sections = "".join(_section(name, account, max_tokens) for name, account in audit.sources.items())
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in (facts or {}).items())
+    more = "".join(
+        f'<h2>{escape(name)}</h2><div class="scroll">{_table(table)}</div>\n' for name, table in (tables or {}).items()
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>\n"
-        f'<table class="facts">{rows}</table>{_overview(audit)}{sections}</body></html>\n'
+        f'<table class="facts">{rows}</table>{_overview(audit)}{more}{sections}</body></html>\n'
     )
 
 
@@ -108,7 +113,7 @@ def _samples(account: SourceAudit, reason: str) -> str:
     )
 
 
-def _table(rows: list[list[str]]) -> str:
+def _table(rows: Sequence[Sequence[str]]) -> str:
     """Makes a table whose first row is its head."""
     tags = ["th"] + ["td"] * (len(rows) - 1)
     lines = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True)]

@@ -93,7 +93,7 @@ def convert(row: Row, how: Conversion | None = None) -> Example | Refusal:
 
 def _exchange(data: Mapping[str, Any]) -> _Exchange:
     """Finds system message, question and reply in a row with `conversations` or `messages`."""
-    found = {name: _turns(name, data[name]) for name in ("conversations", "messages") if data.get(name) is not None}
+    found = {name: turns_of(name, data[name]) for name in ("conversations", "messages") if data.get(name) is not None}
     if not any(found.values()):
         raise RefusedError("empty-conversation", "there is no message; wanted a question and a reply.")
     turns, *others = [turns for turns in found.values() if turns]
@@ -114,8 +114,12 @@ def _exchange(data: Mapping[str, Any]) -> _Exchange:
     return _Exchange(system, clean_text("question", turns[0][1]), clean_text("reply", turns[1][1]))
 
 
-def _turns(column: str, turns: Any) -> list[tuple[str, str]]:
-    """Returns (role, text) of each message, in the names that we use."""
+def turns_of(column: str, turns: Any) -> list[tuple[str, str]]:
+    """Returns (role, text) of each message, the roles as system, user and assistant.
+
+    Raises:
+        RefusedError: They are no messages.
+    """
     if isinstance(turns, str) or not isinstance(turns, (list, tuple)):
         raise RefusedError("bad-content", f"`{column}` is of type {type(turns).__name__}; wanted a list of messages.")
     found = []

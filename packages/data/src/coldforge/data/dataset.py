@@ -11,7 +11,8 @@ temporary name and then renamed. What is damaged, not finished or of a newer mak
 named: sizes and counts on opening, a record's checksum on reading it, everything by `Dataset.verify`.
 
 A record is a msgpack map: ids (int32, little endian) and parts (uint8) as bytes; source, index, question, system,
-reasoning, answer, kind. One of 2,000 tokens is read in 60 µs. Left out: packing and batches (`batches`).
+reasoning, answer, kind, and meta where there is some. One of 2,000 tokens is read in 60 µs. Left out: packing and
+batches (`batches`).
 """
 
 import errno
@@ -34,8 +35,9 @@ from coldforge.data.records import AnswerKind, Example
 from coldforge.data.tokenizer import Tokenizer
 from coldforge.data.tokens import Tokens
 
-SCHEMA = 1
+SCHEMA, WITH_META = 1, 2  # of data sets whose records have no meta, and may have some
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.sqlite"
+SAMPLES = "samples"  # of `rejection`, beside what was made of them
 SPLITS = ("train", "heldout")
 SHARD_RECORDS = 2048
 NO_RECORDS = hashlib.sha256(b"coldforge records").hexdigest()
@@ -52,7 +54,8 @@ class Record:
     Attributes:
         ids: int32, shape [length].
         parts: uint8, shape [length]; the `Part` of each id.
-        Others: As `Example` has them.
+        meta: What else there is to know of it, as msgpack holds it: how hard the question is, say.
+        Others: As `Example` has them; of a `Conversation` the reasoning is "", and the reply is the answer.
     """
 
     ids: npt.NDArray[np.int32]
@@ -64,19 +67,33 @@ class Record:
     reasoning: str
     answer: str
     kind: AnswerKind
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @classmethod
-    def of(cls, example: Example, tokens: Tokens) -> Self:
+    def of(cls, example: Example, tokens: Tokens, meta: Mapping[str, Any] | None = None) -> Self:
         """Puts an example and its tokens together."""
         texts = (example.question, example.system, example.reasoning, example.answer)
-        return cls(tokens.ids, tokens.parts, example.source, example.index, *texts, example.kind)
+        return cls(tokens.ids, tokens.parts, example.source, example.index, *texts, example.kind, meta or {})
+
+    @property
+    def shows_work(self) -> bool:
+        """Whether it is an example with reasoning, or else a conversation."""
+        return bool(self.reasoning)
 
     @property
     def example(self) -> Example:
-        """The example, which `prompt` and `messages` can be asked of."""
+        """The example, which `prompt` and `messages` can be asked of.
+
+        Raises:
+            ValueError: It is a conversation.
+        """
+        if not self.shows_work:
+            raise ValueError(
+                f"row {self.index} of {self.source} is a conversation, not an example: it has no reasoning."
+            )
         return Example(
             self.source, self.index, self.question, self.reasoning, self.answer, AnswerKind(self.kind), self.system
         )
@@ -86,6 +103,8 @@ class Record:
         fields: dict[str, Any] = {"ids": self.ids.astype("<i4").tobytes(), "parts": self.parts.tobytes()}
         fields |= {"source": self.source, "index": self.index, "question": self.question, "system": self.system}
         fields |= {"reasoning": self.reasoning, "answer": self.answer, "kind": str(self.kind)}
+        if self.meta:  # else the bytes are those of a version that knew none
+            fields["meta"] = dict(self.meta)
         return _msgpack().packb(fields)
 
     @classmethod
@@ -321,7 +340,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     if not file.is_file():
-        if (path / UNFINISHED).is_file():
+        if (path / UNFINISHED).is_file() or (path / SAMPLES).is_dir():
             raise ValueError(f"{path} is not finished; run the command again that it was begun with, and it goes on.")
         raise FileNotFoundError(f"{path} holds no data set (no {MANIFEST}); wanted what coldforge-prepare wrote.")
     try:
@@ -329,9 +348,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         schema = manifest["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged or no data set's: {error!r}. {_AGAIN}") from error
-    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+    if not isinstance(schema, int) or not 1 <= schema <= WITH_META:
         raise ValueError(
-            f"{file}: schema is {schema!r}; this version reads up to {SCHEMA}. Install a newer coldforge-data."
+            f"{file}: schema is {schema!r}; this version reads up to {WITH_META}. Install a newer coldforge-data."
         )
     return manifest
 
@@ -405,7 +424,7 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     Args:
         path: The directory.
         manifest: `format` (`asdict` of a `ReasoningFormat`), `tokenizer` (`tokenizer_identity`), `splits` (name →
-            `split_entry`), and whatever else there is to say.
+            `split_entry`), and whatever else there is to say: `schema` WITH_META where records have meta.
     """
     complete = {"schema": SCHEMA, "content_hash": content_hash(manifest)} | dict(manifest)
     text = json.dumps(complete, indent=1, ensure_ascii=False) + "\n"
@@ -454,7 +473,7 @@ def write_dataset(
         FileExistsError: The directory holds something already.
         OSError: It cannot be written.
     """
-    path = Path(path)
+    path, schema = Path(path), SCHEMA
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty; wanted a new directory, as nothing is written over.")
@@ -463,13 +482,15 @@ def write_dataset(
         shards, digest, lengths = [], NO_RECORDS, [np.empty(0, np.int32)]
         for number, chunk in enumerate(batched(records, shard_records)):
             packed = [record.pack() for record in chunk]
+            schema = max(schema, WITH_META if any(record.meta for record in chunk) else SCHEMA)
             for data in packed:
                 digest = chained(digest, data)
             lengths.append(np.array([len(record) for record in chunk], np.int32))
             shards.append(write_shard(path, name, number, packed, lengths[-1].tolist()))
         splits[name] = split_entry(shards, digest, np.concatenate(lengths))
     identity = tokenizer_identity(tokenizer, "unnamed")
-    write_manifest(path, {"format": asdict(form or ReasoningFormat()), "tokenizer": identity, "splits": splits})
+    manifest = {"schema": schema, "format": asdict(form or ReasoningFormat()), "tokenizer": identity, "splits": splits}
+    write_manifest(path, manifest)
     return open_dataset(path)
 
 

@@ -12,6 +12,7 @@ evaluation questions, which 10-grams do not find.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,27 @@ def repetition(example: Example, *, n: int = 10, max_share: float = 0.3) -> Refu
     if share <= max_share:
         return None
     return Refusal("repetition", f"{share:.0%} of the runs of {n} words occurred before; allowed are {max_share:.0%}.")
+
+
+def filters_of(*, mixed: float | None, paragraphs: int | None, code: bool, repeated: float | None) -> list[Filter]:
+    """The filters with these limits, the quick ones first; None (or no code) leaves one out.
+
+    Args:
+        mixed: `mixed_language`'s share.
+        paragraphs: `long_paragraphs`' characters.
+        code: Whether to refuse `code_blocks`.
+        repeated: `repetition`'s share.
+    """
+    found = list[Filter]()
+    if mixed is not None:
+        found.append(partial(mixed_language, max_share=mixed))
+    if paragraphs is not None:
+        found.append(partial(long_paragraphs, max_characters=paragraphs))
+    if code:
+        found.append(code_blocks)
+    if repeated is not None:
+        found.append(partial(repetition, max_share=repeated))
+    return found
 
 
 class Decontamination:

@@ -5,7 +5,8 @@
     prepared = prepare(["rows.jsonl"], "dataset", tokenizer=Tokenizer.load("tokenizer.model"))
 
 Where to read: `plan` is what was asked for, and what its sources are; `judge` is what becomes of one row, in whichever
-process; `state` is what has been done so far, on disk; `run` ties them together. `dataset` reads what comes out.
+process; `state` is what has been done so far, on disk; `shards` is what it becomes; `run` ties them together. `dataset`
+reads what comes out.
 """
 
 from coldforge.data.prepare.plan import Options

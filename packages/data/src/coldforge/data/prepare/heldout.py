@@ -38,6 +38,11 @@ class HeldOut:
         self._heap = [-question for question in self._rows]  # the highest first
         heapq.heapify(self._heap)
 
+    @property
+    def may_leave(self) -> bool:
+        """Whether rows that are held out so far may yet leave."""
+        return self._wanted is not None
+
     def place(self, question: int) -> tuple[str, list[int]]:
         """Returns the split of a row with this question, and the questions that leave `heldout` because of it."""
         if self._wanted is None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import connection, get_context, parent_process
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -23,14 +22,7 @@ from typing import NamedTuple, Self
 from coldforge.data.convert import Conversion, convert
 from coldforge.data.dataset import Record
 from coldforge.data.duplicates import exact_key, text_signature, whole_text
-from coldforge.data.filters import (
-    Decontamination,
-    Filter,
-    code_blocks,
-    long_paragraphs,
-    mixed_language,
-    repetition,
-)
+from coldforge.data.filters import Decontamination, Filter, filters_of
 from coldforge.data.prepare.heldout import question_number
 from coldforge.data.prepare.plan import Options
 from coldforge.data.records import AnswerKind, Refusal, Row
@@ -85,15 +77,11 @@ class Judge:
 
     def filters(self) -> list[Filter]:
         """The filters that the options ask for, the quick ones first."""
-        options, found = self.options, list[Filter]()
-        if options.mixed_language is not None:
-            found.append(partial(mixed_language, max_share=options.mixed_language))
-        if options.long_paragraphs is not None:
-            found.append(partial(long_paragraphs, max_characters=options.long_paragraphs))
-        if options.code_blocks:
-            found.append(code_blocks)
-        if options.repetition is not None:
-            found.append(partial(repetition, max_share=options.repetition))
+        options = self.options
+        found = filters_of(
+            mixed=options.mixed_language, paragraphs=options.long_paragraphs, code=options.code_blocks,
+            repeated=options.repetition,
+        )  # fmt: skip
         return found if self.contamination is None else [*found, self.contamination]
 
     def chunk(self, rows: Sequence[Row]) -> Judgement:

@@ -20,32 +20,27 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from coldforge.data.audit import Audit, SourceAudit
 from coldforge.data.audit_page import audit_page
 from coldforge.data.dataset import (
     MANIFEST,
-    NO_RECORDS,
     SPLITS,
     UNFINISHED,
     Dataset,
     atomic,
-    chained,
     content_hash,
-    lengths_path,
     open_dataset,
     read_manifest,
-    split_entry,
     tokenizer_identity,
     write_manifest,
-    write_shard,
 )
 from coldforge.data.duplicates import ExactDuplicates, NearDuplicates
 from coldforge.data.filters import Decontamination
 from coldforge.data.prepare.heldout import HeldOut
 from coldforge.data.prepare.judge import Dropped, Judge, Judgement, Judges, Kept
 from coldforge.data.prepare.plan import Options, Source, differences, evaluation_texts, find_sources, make_plan
+from coldforge.data.prepare.shards import Shards
 from coldforge.data.prepare.state import Seen, State, clean
 from coldforge.data.records import Refusal, Row
 from coldforge.data.tokenizer import Tokenizer
@@ -245,16 +240,14 @@ class _Run:
         self.audit = Audit.from_dict(facts.get("audit", {}), seed=options.seed)
         for name in plan["sources"]:
             self.audit.sources.setdefault(name, SourceAudit())
-        self._shards: dict[str, list[dict[str, Any]]] = facts.get("shards", {split: [] for split in SPLITS})
-        self._hashes: dict[str, str] = facts.get("hashes", dict.fromkeys(SPLITS, NO_RECORDS))
+        heldout = HeldOut(options.heldout_share, options.heldout_rows, state.heldout_questions())
+        self._shards = Shards(out, state, heldout, options.shard_records, facts)
         self._spent: dict[str, float] = facts.get(
             "spent", dict.fromkeys(("seconds", "processor", "tokenizer", "runs"), 0)
         )
         self._spent["runs"] += 1
         self._clocks = (time.perf_counter(), time.process_time())
         self._committed = time.perf_counter()
-        clean(out, self._shards)
-        self._heldout = HeldOut(options.heldout_share, options.heldout_rows, state.heldout_questions())
         self._exact = ExactDuplicates() if options.duplicates else None
         self._near = None if options.near_duplicates is None else NearDuplicates(options.near_duplicates)
         try:
@@ -287,14 +280,11 @@ class _Run:
                 self.audit.drop(row, refusal, outcome.tokens)
                 continue
             self.audit.keep(outcome, outcome.tokens)
-            split, leaving = self._heldout.place(outcome.question)
-            self._state.add(split, outcome.question, outcome.tokens, outcome.record)
-            for question in leaving:
-                self._state.move(question)
+            self._shards.add(outcome.question, outcome.tokens, outcome.record)
         self.position = chunk.end
         self._spent["tokenizer"] += judgement.tokenizer_seconds
         self._spent["processor"] += judgement.seconds if elsewhere else 0.0
-        self._write_shards()
+        self._shards.write(self._commit)
         if time.perf_counter() - self._committed >= commit_seconds:
             self._commit()
 
@@ -310,33 +300,14 @@ class _Run:
             self._state.see(Seen(key, signature, kept.source, index))
         return refusal
 
-    def _write_shards(self, *, last: bool = False) -> None:
-        """Writes the shards that are full; at the end all that is left, and never before then what may yet leave."""
-        for split in SPLITS:
-            if split == "heldout" and self._options.heldout_rows is not None and not last:
-                continue
-            while (count := min(self._state.pending[split], self._options.shard_records)) and (
-                last or count == self._options.shard_records
-            ):
-                lengths = self._state.lengths(split, count)
-                number = len(self._shards[split])
-                self._shards[split].append(write_shard(self._out, split, number, self._hashed(split, count), lengths))
-                self._state.remove(split, count)
-                self._commit()
-
-    def _hashed(self, split: str, count: int) -> Iterator[bytes]:
-        for record in self._state.records(split, count):
-            self._hashes[split] = chained(self._hashes[split], record)
-            yield record
-
     def _commit(self) -> None:
         begun, before = self._clocks
         self._clocks = (time.perf_counter(), time.process_time())
         self._spent["seconds"] += self._clocks[0] - begun
         self._spent["processor"] += self._clocks[1] - before
         self._state.commit(
-            {"plan": self._plan, "position": self.position, "audit": self.audit.to_dict(), "shards": self._shards}
-            | {"hashes": self._hashes, "spent": self._spent}
+            {"plan": self._plan, "position": self.position, "audit": self.audit.to_dict(), "spent": self._spent}
+            | self._shards.facts()
         )
         self._committed = time.perf_counter()
 
@@ -351,18 +322,16 @@ class _Run:
         Raises:
             NothingLeftError: There would be no row to train on.
         """
-        if not self._shards["train"] and not self._state.pending["train"]:
+        if not self._shards.count("train"):
             self._write_page({})
             raise NothingLeftError(self._nothing(), self.audit)
-        self._write_shards(last=True)
+        self._shards.write(self._commit, last=True)
         self._commit()
         form = self._options.form
         manifest: dict[str, Any] = {name: self._plan[name] for name in ("version", "sources", "options")}
         manifest["format"] = {"reasoning": form.reasoning, "answer": form.answer, "template": form.template}
         manifest["tokenizer"] = dict(tokenizer)
-        manifest["splits"] = {
-            split: split_entry(self._shards[split], self._hashes[split], self._lengths(split)) for split in SPLITS
-        }
+        manifest["splits"] = self._shards.entries()
         self._write_page(manifest)
         manifest["audit"] = self.audit.to_dict()
         manifest["run"] = self._account(processes)
@@ -379,7 +348,7 @@ class _Run:
         atomic(self._out / AUDIT_PAGE, lambda file: _write_text(file, page))
 
     def _nothing(self) -> str:
-        if held := self._state.pending["heldout"] + sum(shard["records"] for shard in self._shards["heldout"]):
+        if held := self._shards.count("heldout"):
             return (
                 f"all {held:,} rows that were kept would be held out; ask for fewer with heldout_rows or heldout_share."
             )
@@ -388,10 +357,6 @@ class _Run:
             reasons.update(account.dropped)
         said = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3)) or "there were none"
         return f"of {self.rows:,} rows none was kept ({said}); {self._out / AUDIT_PAGE} shows some."
-
-    def _lengths(self, split: str) -> npt.NDArray[np.int32]:
-        files = [lengths_path(self._out / shard["name"]) for shard in self._shards[split]]
-        return np.concatenate([np.empty(0, np.int32), *map(np.load, files)])
 
     def _account(self, processes: int) -> dict[str, float]:
         """What it took; the only thing that differs from one run to another of the same plan."""
