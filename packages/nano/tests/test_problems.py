@@ -6,7 +6,7 @@ import re
 import pytest
 
 from coldforge.nano import SPLITS, TASKS, problems, split_of
-from coldforge.nano.problem import TURNS, animal_legs, leg_steps, sum_steps
+from coldforge.nano.problem import HIGHEST, TURNS, animal_legs, leg_steps, sum_steps
 
 SOME = 400
 
@@ -46,8 +46,9 @@ def test_steps_are_true_and_end_with_the_answer(by_split):
     for one in itertools.chain.from_iterable(by_split.values()):
         for step in one.steps:
             left, right = step.split(" = ")
-            first, sign, second = re.fullmatch(r"(-?\d+) ([-+*]) (\d+)", left).groups()
+            first, sign, second = re.fullmatch(r"(\d+) ([-+*]) (\d+)", left).groups()
             a, b = int(first), int(second)
+            assert 0 <= int(right) <= HIGHEST
             assert int(right) == {"+": a + b, "-": a - b, "*": a * b}[sign]
         assert one.steps[-1].endswith(f" = {one.answer}")
         assert one.quick == f"{one.subject} = {one.answer}"

@@ -5,8 +5,10 @@ solution: worked, one small fact a line, and quick, the result in one go:
 
     98 + 93 - 77    worked: "98 + 93 = 191\n191 - 77 = 114"      quick: "98 + 93 - 77 = 114"
 
-`problems` gives those of a split, each text once, in an order that follows from split and seed alone. Item i of
-reasoning-gym is drawn from `seed + i`, so that neighbouring seeds give almost the same items: the seed is hashed first.
+Problems with a partial result below 0 or above 199 are left out, so that there are few enough small facts for a model
+of a million parameters to know them. `problems` gives those of a split, each text once, in an order that follows from
+split and seed alone. Item i of reasoning-gym is drawn from `seed + i`, so that neighbouring seeds give almost the same
+items: the seed is hashed first.
 """
 
 import functools
@@ -23,11 +25,14 @@ from typing import Any
 from coldforge.nano.splits import Split, split_of
 
 TASKS: Mapping[str, Mapping[str, int]] = {
-    "chain_sum": {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 2},
+    "chain_sum": {"min_terms": 3, "max_terms": 4, "min_digits": 2, "max_digits": 2},
     "leg_counting": {"min_animals": 2, "max_animals": 3, "min_instances": 1, "max_instances": 9},
 }
 TURNS = ("chain_sum", "chain_sum", "leg_counting")
 """Whose turn it is: two sums, then animals."""
+
+HIGHEST = 199
+"""Of partial results; the lowest is 0."""
 
 _ENDLESS = 2**40  # items of a task; made one at a time, when they are asked for
 
@@ -54,6 +59,11 @@ class Problem:
     terms: int
     subject: str
 
+    @property
+    def results(self) -> list[int]:
+        """What the steps come to, one by one."""
+        return [int(step.rpartition(" = ")[2]) for step in self.steps]
+
 
 def problems(split: Split, seed: int) -> Iterator[Problem]:
     """The problems of a split, endless, no text twice.
@@ -72,10 +82,13 @@ def problems(split: Split, seed: int) -> Iterator[Problem]:
     for task in itertools.cycle(TURNS):
         for item in items[task]:
             question = item["question"].strip()
-            if split_of(question) == split and question not in seen:
+            if split_of(question) != split or question in seen:
+                continue
+            seen.add(question)
+            problem = _problem(task, question, item)
+            if all(0 <= result <= HIGHEST for result in problem.results):
+                yield problem
                 break
-        seen.add(question)
-        yield _problem(task, question, item)
 
 
 def sum_steps(expression: str) -> list[str]:
