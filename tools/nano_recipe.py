@@ -3,8 +3,8 @@
     uv run python tools/nano_recipe.py WORK OUT
 
 WORK keeps tokenizer.model, the encoded corpus and checkpoints; OUT becomes a Hugging Face directory (bfloat16) with the
-tokenizer, `SHA256SUMS`, and `recipe.json`, which says how it was made. The same command on the same machine makes the same
-weights. It trains every parameter in float32, on rows of packed documents, each seen once.
+tokenizer, `SHA256SUMS`, and `recipe.json`, which says how it was made. The same command on the same machine makes the
+same weights. It trains every parameter in float32, on rows of packed documents, each seen once.
 """
 
 import argparse
