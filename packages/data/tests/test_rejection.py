@@ -174,7 +174,7 @@ def chat(tmp_path: Path) -> Path:
 def write(tok: Tokenizer, out: Path, logs: SampleLogs, chat: Chat | None = None, **options: object) -> Selected:
     return write_selection(
         QUESTIONS, logs, out, tokenizer=tok, form=FORM, count=4, chat=chat,
-        options=Selection(**({"heldout_rows": 8, "shard_records": 16} | options)), facts={"policy": {"stage": "grpo"}},
+        options=Selection(**({"heldout_questions": 8, "shard_records": 16} | options)), facts={"plan": {"form": {}}},
     )  # fmt: skip
 
 
@@ -193,7 +193,8 @@ def test_a_data_set_is_written_as_prepare_does(tok: Tokenizer, tmp_path: Path, c
     reasoned = [record for record in records if record.shows_work]
     assert len(records) - len(reasoned) == round(len(reasoned) / 3), "a quarter of all are conversations"
     assert {r.question for r in dataset.train}.isdisjoint({r.question for r in dataset.heldout})
-    assert 8 <= len(dataset.heldout) <= 11, "whole questions"
+    assert len({r.question for r in dataset.heldout}) == 8
+    assert len(dataset.heldout) > 8, "with all their rows"
     assert Counter(r.meta["question"] for r in reasoned).most_common(1)[0][1] <= 4
     assert {r.question for r in reasoned} == {q.text for i, q in enumerate(QUESTIONS) if i != 9}
     assert all(record.answer == str(int(record.question.split()[2]) + 1) for record in reasoned)
@@ -238,7 +239,7 @@ def test_nothing_kept_says_why(tok: Tokenizer, tmp_path: Path) -> None:
     assert "the answer is &#x27;0&#x27;; wanted &#x27;" in (tmp_path / "out/audit.html").read_text()
     log(tmp_path / "samples", range(30))
     with pytest.raises(NothingKeptError, match="all 49 rows that were kept would be held out"):
-        write(tok, tmp_path / "all", SampleLogs(tmp_path / "samples"), heldout_rows=100, per_question=2)
+        write(tok, tmp_path / "all", SampleLogs(tmp_path / "samples"), heldout_questions=100, per_question=2)
 
 
 def test_samples_that_are_missing_are_named(tok: Tokenizer, tmp_path: Path) -> None:

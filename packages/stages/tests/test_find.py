@@ -1,6 +1,7 @@
 """Weights, tokenizer and form are found, or what is missing is named."""
 
 import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,14 @@ import pytest
 
 from coldforge import training
 from coldforge.data import AnswerKind, Example, ReasoningFormat, Record, Tokenizer, tokenize, write_dataset
-from coldforge.stages.find import find_tokenizer, find_weights, form_entry, form_of
+from coldforge.stages.find import (
+    find_policy,
+    find_tokenizer,
+    find_weights,
+    form_entry,
+    form_of,
+    require_tokenizer,
+)
 
 FORM = ReasoningFormat(("<think>", "</think>"), ("<answer>", "</answer>"), "Think in {reasoning[0]}, please.")
 
@@ -73,3 +81,54 @@ def test_the_form_of_an_older_run_comes_from_its_data_set(tmp_path: Path, tokeni
 def test_a_form_that_cannot_be_read_is_named(tmp_path: Path, dataset: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         form_of(manifest(tmp_path / "run", **dataset))
+
+
+def run_of(directory: Path, tokenizer: Tokenizer, *, stage: str = "sft", passed: bool = True) -> Path:
+    """A run that has trained all of a model: its directory, without the weights."""
+    with training.open_run(directory, stage=stage, config={}, command="") as run:
+        run.update(tokenizer={"sha256": tokenizer.fingerprint}, gate={"passed": passed, "checks": []})
+        run.close("finished", "")
+    (directory / "model").mkdir()
+    tokenizer.save(directory / "model" / "tokenizer.model")
+    return directory
+
+
+def test_a_policy_that_was_trained_as_a_whole(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    run = run_of(tmp_path / "run", tokenizer)
+    found = find_policy(run, weights=None, size="tiny", tokenizer=None)
+    assert (found.weights, found.adapter) == (run / "model", None)
+    before = found.identity
+    (run / "model/model.safetensors").write_bytes(b"weights")
+    assert before["tokenizer"] == found.identity["tokenizer"] == tokenizer.fingerprint
+    assert before["model"] != found.identity["model"]
+    shutil.rmtree(run / "model")
+    with pytest.raises(FileNotFoundError, match="holds neither an adapter nor a model"):
+        find_policy(run, weights=None, size="tiny", tokenizer=None)
+
+
+def test_a_policy_with_an_adapter(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    run = run_of(tmp_path / "run", tokenizer, stage="grpo")
+    (run / "model").rename(run / "adapter")
+    (run / "adapter/adapter_model.safetensors").write_bytes(b"weights")
+    with training.open_run(run, stage="grpo", config={}, command="") as opened:
+        opened.update(adapter=run / "adapter")
+        opened.close("finished", "")
+    found = find_policy(run, weights=None, size="tiny", tokenizer=None)
+    assert (found.weights, found.adapter) == (None, run / "adapter")
+    assert found.identity["adapter"] == hashlib.sha256(b"weights").hexdigest()
+    assert find_policy(run, weights=tmp_path, size="1b", tokenizer=None).weights == tmp_path
+    with pytest.raises(FileNotFoundError, match="a 1b needs weights"):
+        find_policy(run, weights=None, size="1b", tokenizer=None)
+
+
+def test_a_policy_that_will_not_do_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    other = run_of(tmp_path / "other", tokenizer, stage="evaluate")
+    with pytest.raises(ValueError, match="is a run of stage 'evaluate'; wanted one of coldforge-sft or coldforge-grpo"):
+        find_policy(other, weights=None, size="tiny", tokenizer=None)
+    failed = run_of(tmp_path / "failed", tokenizer, passed=False)
+    with pytest.raises(training.GateError, match="has failed its gate"):
+        find_policy(failed, weights=None, size="tiny", tokenizer=None)
+    assert find_policy(failed, weights=None, size="tiny", tokenizer=None, force=True).manifest.stage == "sft"
+    read = training.read_manifest(failed)
+    with pytest.raises(ValueError, match=r"trained with another tokenizer \(0123"):
+        require_tokenizer(dataclasses.replace(read, tokenizer={"sha256": "0123456789ab"}), tokenizer)

@@ -10,7 +10,15 @@ from flax import nnx
 
 from coldforge import modeling, training
 from coldforge.data import Tokenizer
-from coldforge.stages.model import AdapterError, abstract_model, adapted, check_size, load_adapter, load_base
+from coldforge.stages.model import (
+    AdapterError,
+    abstract_model,
+    adapted,
+    check_size,
+    load_adapter,
+    load_base,
+    with_adapter,
+)
 from coldforge.stages.options import LoraOptions, ModelConfig, SavingOptions
 from coldforge.stages.output import describe, save_model
 
@@ -145,3 +153,18 @@ def test_a_run_says_what_it_is_made_of_and_refuses_another_base(
         training.open_run(tmp_path / "run", stage="sft", config={}, command="") as run,
     ):
         describe(run, other, Path("w"), tokenizer, model=TINY, lora=LORA, dataset={})
+
+
+def test_an_adapter_of_any_kind_is_put_on_its_base(
+    trained: modeling.Gemma3, base: modeling.Gemma3, tmp_path: Path
+) -> None:
+    modeling.save_peft(trained, tmp_path / "adapter", base_model_name="tiny")
+    found = with_adapter(base, tmp_path / "adapter")
+    assert found.lora is not None
+    assert (found.lora.rank, found.lora.alpha) == (4, 8)
+    for ours, theirs in zip(values(found), values(trained), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert with_adapter(base, None) is base
+    small = with_adapter(base, tmp_path / "adapter", quantize="int8")
+    assert small.lora is not None
+    assert small.lora.quantize == "int8"

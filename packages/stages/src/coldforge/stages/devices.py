@@ -67,6 +67,14 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
+def together() -> None:
+    """Waits until all processes are here: what the first one has written is then there for all."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("coldforge.stages")
+
+
 def platform_of(mesh: Mesh | None) -> str:
     """Where the run computes: "cpu", "tpu"; the mesh's devices need not be here."""
     device: Any = None if mesh is None else mesh.devices.flat[0]

@@ -1,5 +1,12 @@
-"""What a stage starts from, found before anything expensive: weights, tokenizer, the form of replies. Without JAX."""
+"""What a stage starts from, found before anything expensive: weights, tokenizer, the form of replies. Without JAX.
 
+    policy = find_policy(run, weights=options.weights, size="1b", tokenizer=options.tokenizer)   # what a run has made
+
+By names it is `find_weights`, `find_tokenizer` and `form_of`.
+"""
+
+import dataclasses
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +17,111 @@ if TYPE_CHECKING:
     from coldforge import training
 
 EXTRA = "270m"  # the size whose weights an extra brings
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What a run has made, found and not yet loaded.
+
+    Attributes:
+        manifest: The run's.
+        weights: Where the base is that its adapter belongs to, None for random weights; or the model that it has
+            trained as a whole.
+        adapter: In PEFT's format; None where it has trained all of the model.
+        tokenizer: The run's.
+    """
+
+    manifest: "training.Manifest"
+    weights: Path | None
+    adapter: Path | None
+    tokenizer: Tokenizer
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What it is besides the base weights: hashes of tokenizer, and of adapter or whole model."""
+        found = {"tokenizer": self.tokenizer.fingerprint}
+        if self.adapter is not None:
+            return found | {"adapter": adapter_hash(self.adapter)}
+        assert self.weights is not None
+        return found | {"model": model_hash(self.weights)}
+
+
+def find_policy(run: Path, *, weights: Path | None, size: str, tokenizer: Path | None, force: bool = False) -> Policy:
+    """Finds what a run of SFT or GRPO has made, if its gate is passed.
+
+    Args:
+        run: Its directory.
+        weights, size: What --weights and --model.size say of the base.
+        tokenizer: What --tokenizer says.
+        force: Take it although its gate is failed.
+
+    Raises:
+        RunError, GateError: There is no run, or its gate is failed.
+        FileNotFoundError, ModuleNotFoundError: Something is not there.
+        ValueError: It is a run of another stage, or the tokenizer is another than the run's.
+    """
+    from coldforge import training
+
+    manifest = training.read_manifest(run)
+    if manifest.stage not in ("sft", "grpo"):
+        raise ValueError(f"{run} is a run of stage {manifest.stage!r}; wanted one of coldforge-sft or coldforge-grpo")
+    training.require_gate(manifest, force=force)
+    adapter = manifest.adapter_path
+    place = whole_model(manifest) if adapter is None else _base(weights, size)
+    found = find_tokenizer(tokenizer or own_tokenizer(adapter or place), place)
+    require_tokenizer(manifest, found)
+    return Policy(manifest, place, adapter, found)
+
+
+def _base(weights: Path | None, size: str) -> Path | None:
+    return None if weights is None and size == "tiny" else find_weights(weights, size)
+
+
+def whole_model(manifest: "training.Manifest") -> Path:
+    """The model that a run has trained as a whole.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    place = manifest.directory / "model"
+    if not place.is_dir():
+        raise FileNotFoundError(f"{manifest.directory} holds neither an adapter nor a model; has the run finished?")
+    return place
+
+
+def own_tokenizer(place: Path | None) -> Path | None:
+    """The tokenizer that lies beside an adapter or a model; None if there is none."""
+    file = None if place is None else place / "tokenizer.model"
+    return file if file is not None and file.is_file() else None
+
+
+def require_tokenizer(manifest: "training.Manifest", tokenizer: Tokenizer) -> None:
+    """Makes sure that a run was trained with this tokenizer.
+
+    Raises:
+        ValueError: It was another.
+    """
+    stored = manifest.tokenizer.get("sha256")
+    if stored not in (None, tokenizer.fingerprint):
+        raise ValueError(
+            f"{manifest.directory} was trained with another tokenizer ({stored[:12]}…) than this one "
+            f"({tokenizer.fingerprint[:12]}…): pass its own with --tokenizer"
+        )
+
+
+def adapter_hash(adapter: Path) -> str:
+    """SHA-256 (hex) of an adapter's weights."""
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_hash(model: Path) -> str:
+    """SHA-256 (hex) of the weights in a directory, over those of its files; the files are read."""
+    digest = hashlib.sha256()
+    for path in sorted(model.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def find_weights(weights: Path | None, size: str) -> Path | None:

@@ -3,11 +3,13 @@
 base = load_base(weights, options, tokenizer.vocab_size, mesh)      # checked against the size that was asked for
 model = adapted(base, options, lora, seed=0)                        # with fresh adapters, or as it is
 load_adapter(model, "run/adapter")                                  # those of another run in their place
+model = with_adapter(base, "run/adapter", quantize="none")          # or of whatever kind they are
 shapes = abstract_model(options, lora, mesh)                        # to compile for a TPU that is not here
 """
 
+import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +157,28 @@ def load_adapter(model: modeling.Gemma3, directory: Path) -> None:
             f"the adapter in {directory} is on the modules {', '.join(found.targets)}; wanted one on "
             f"{', '.join(have.targets)}, as coldforge-sft makes"
         ) from error
+
+
+def with_adapter(base: modeling.Gemma3, directory: Path | None, *, quantize: str = "none") -> modeling.Gemma3:
+    """The base with an adapter of any rank on it, to sample from; as it is, if there is none.
+
+    Args:
+        base: Without adapters.
+        directory: In PEFT's format.
+        quantize: How the base was stored when the adapter was trained: "none", "int8", "nf4".
+
+    Raises:
+        FileNotFoundError, WeightsError: As `coldforge.modeling.peft_config` and `load_peft`.
+    """
+    if directory is None:
+        return base
+    config = modeling.peft_config(directory, base.config)
+    bits: Any = quantize
+    if quantize != "none":
+        config = dataclasses.replace(config, quantize=bits)
+    model = modeling.add_lora(base, config, rngs=nnx.Rngs(0))
+    modeling.load_peft(model, directory)
+    return model
 
 
 def abstract_model(

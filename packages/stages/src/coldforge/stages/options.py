@@ -79,6 +79,25 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionOptions:
+    """What is asked."""
+
+    sources: tuple[str, ...] = ()
+    """Where questions come from: reasoning-gym tasks as NAME:COUNT?key=value&…, files with questions and answers
+    (JSONL, JSON, parquet, arrow), or names on the hub."""
+    split: str = "train"
+    """Of a data set on the hub."""
+    heldout: int = 200
+    """Questions that are never trained on: asked before, on the way and after."""
+    seed: int = 0
+    """Of reasoning-gym's tasks, and of the order."""
+    on_bad: Literal["refuse", "drop"] = "refuse"
+    """What becomes of a row without a question or an answer: the run does not begin, or it is dropped and counted."""
+    on_long: Literal["refuse", "drop"] = "refuse"
+    """The same of questions longer than the sampler takes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SavingOptions:
     """What a run leaves besides its adapter."""
 

@@ -10,7 +10,6 @@ reply are looked for while it is made. Every process of a mesh samples alike; th
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from coldforge import modeling
@@ -29,7 +27,15 @@ from coldforge.data.embedded import gemma3_270m
 from coldforge.eval import Ask, Reply
 from coldforge.rollout import Engine, EngineConfig, Request, Sample, SamplingParams
 from coldforge.stages.devices import from_first, platform_of, use
-from coldforge.stages.find import find_tokenizer, form_of
+from coldforge.stages.find import (
+    adapter_hash,
+    find_tokenizer,
+    form_of,
+    own_tokenizer,
+    require_tokenizer,
+    whole_model,
+)
+from coldforge.stages.model import with_adapter
 
 if TYPE_CHECKING:
     from coldforge import training
@@ -79,24 +85,16 @@ def find_local(options: LocalOptions) -> Found:
     if weights is not None and not weights.exists():
         raise FileNotFoundError(f"there is nothing at {weights}; --model takes a path on this machine")
     weights = gemma3_270m() if weights is None else weights
-    beside = None if (place := adapter or weights) is None else place / "tokenizer.model"
-    own = beside if beside is not None and beside.is_file() else None
-    tokenizer = find_tokenizer(options.tokenizer or own, weights)
-    stored = None if manifest is None else manifest.tokenizer.get("sha256")
-    if stored not in (None, tokenizer.fingerprint):
-        raise ValueError(
-            f"{options.adapter} was trained with another tokenizer ({stored[:12]}…) than this one "
-            f"({tokenizer.fingerprint[:12]}…): pass its own with --tokenizer"
-        )
+    tokenizer = find_tokenizer(options.tokenizer or own_tokenizer(adapter or weights), weights)
+    if manifest is not None:
+        require_tokenizer(manifest, tokenizer)
     form = ReasoningFormat() if manifest is None else form_of(manifest)
     return Found(weights, adapter, tokenizer, form, manifest)
 
 
 def _whole_model(manifest: "training.Manifest", named: Path | None) -> Path:
     """The model that a run has trained as a whole."""
-    place = manifest.directory / "model"
-    if not place.is_dir():
-        raise FileNotFoundError(f"{manifest.directory} holds neither an adapter nor a model; has the run finished?")
+    place = whole_model(manifest)
     if named is not None:
         raise ValueError(f"{manifest.directory} has trained all of the model, and --model names {named}: leave it out")
     return place
@@ -122,20 +120,9 @@ def load_local(found: Found, options: LocalOptions, mesh: Mesh | None) -> "Local
     fingerprint = modeling.fingerprint(base)
     if found.manifest is not None and found.adapter is not None:
         training.require_identity(found.manifest, {"base": fingerprint})
-    return Local(_with_adapter(base, found), found, options, mesh, fingerprint)
-
-
-def _with_adapter(base: modeling.Gemma3, found: Found) -> modeling.Gemma3:
-    """The base with the adapter, on weights in as many bits as it was trained on."""
-    if found.adapter is None:
-        return base
-    config = modeling.peft_config(found.adapter, base.config)
-    quantize: Any = "none" if found.manifest is None else found.manifest.base.get("quantize", "none")
-    if quantize != "none":
-        config = dataclasses.replace(config, quantize=quantize)
-    model = modeling.add_lora(base, config, rngs=nnx.Rngs(0))
-    modeling.load_peft(model, found.adapter)
-    return model
+    quantize = "none" if found.manifest is None else found.manifest.base.get("quantize", "none")
+    model = with_adapter(base, found.adapter, quantize=quantize)
+    return Local(model, found, options, mesh, fingerprint)
 
 
 class Work(NamedTuple):
@@ -179,7 +166,7 @@ class Local:
             "tokenizer": found.tokenizer.fingerprint,
         }  # fmt: skip
         if found.adapter is not None:
-            self.identity |= {"adapter": str(options.adapter), "adapter_sha256": _hash(found.adapter)}
+            self.identity |= {"adapter": str(options.adapter), "adapter_sha256": adapter_hash(found.adapter)}
         if found.manifest is not None:
             self.identity["stage"] = found.manifest.stage
 
@@ -279,8 +266,3 @@ def _heard() -> tuple[SamplingParams, list[Work]] | None:
     temperature, top_p, top_k = said[0]
     params = SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k)
     return params, [work._replace(stop=tuple(work.stop)) for work in works]
-
-
-def _hash(adapter: Path) -> str:
-    with (adapter / "adapter_model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

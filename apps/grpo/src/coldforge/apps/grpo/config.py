@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from coldforge.stages.options import AdamWOptions, LoraOptions, MeshConfig, ModelConfig, SavingOptions, StageOptions
+from coldforge.stages.options import (
+    AdamWOptions,
+    LoraOptions,
+    MeshConfig,
+    ModelConfig,
+    QuestionOptions,
+    SavingOptions,
+    StageOptions,
+)
 
 # Fields that do not decide samples and updates (up to rounding): another session may have others.
 MAY_DIFFER = (
@@ -20,25 +28,6 @@ MAY_DIFFER = (
 )  # fmt: skip
 
 Fallback = Literal["open tag", "boxed", "hashes", "phrase", "whole", "last number"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class QuestionOptions:
-    """What is asked."""
-
-    sources: tuple[str, ...] = ()
-    """Where questions come from: reasoning-gym tasks as NAME:COUNT?key=value&…, files with questions and answers
-    (JSONL, JSON, parquet, arrow), or names on the hub."""
-    split: str = "train"
-    """Of a data set on the hub."""
-    heldout: int = 200
-    """Questions that are never trained on: asked before, on the way and after."""
-    seed: int = 0
-    """Of reasoning-gym's tasks, and of the order."""
-    on_bad: Literal["refuse", "drop"] = "refuse"
-    """What becomes of a row without a question or an answer: the run does not begin, or it is dropped and counted."""
-    on_long: Literal["refuse", "drop"] = "refuse"
-    """The same of questions longer than rollout.max-prompt-tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,11 @@ from coldforge.apps.grpo.config import (
     GrpoLoop,
     GrpoRunConfig,
     PolicyOptions,
-    QuestionOptions,
     RewardOptions,
     RolloutOptions,
     RowOptions,
 )
-from coldforge.stages.options import ModelConfig
+from coldforge.stages.options import ModelConfig, QuestionOptions
 
 
 def tiny() -> GrpoRunConfig:

@@ -23,16 +23,19 @@ class HeldOut:
     highest of them may leave, and never comes back.
     """
 
-    def __init__(self, share: float, rows: int | None, seen: Counter[int] | None = None) -> None:
+    def __init__(
+        self, share: float, rows: int | None, seen: Counter[int] | None = None, *, by_question: bool = False
+    ) -> None:
         """Begins, or goes on.
 
         Args:
             share: Of the questions.
             rows: How many instead; None: by share.
             seen: Question → its rows that are held out so far.
+            by_question: Whether `rows` counts questions, however many rows each has.
         """
         self._below = int(share * QUESTIONS)
-        self._wanted = rows
+        self._wanted, self._by_question = rows, by_question
         self._rows = Counter[int]() if seen is None or rows is None else seen
         self._count = self._rows.total()
         self._heap = [-question for question in self._rows]  # the highest first
@@ -51,6 +54,8 @@ class HeldOut:
             if self._count >= self._wanted and (not self._heap or question > -self._heap[0]):
                 return "train", []
             heapq.heappush(self._heap, -question)
+        elif self._by_question:
+            return "heldout", []
         self._rows[question] += 1
         self._count += 1
         leaving = []

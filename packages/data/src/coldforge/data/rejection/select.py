@@ -44,7 +44,7 @@ class Selection:
         near_duplicates: Drop replies that share about as many of their five-word runs with an earlier one, from 0.7 to
             1; None: only those of the very same text.
         heldout_share: The share of questions that goes to the split `heldout`.
-        heldout_rows: The number of rows that goes there, instead of a share.
+        heldout_questions: How many go there, with all their rows, instead of a share; a conversation counts as one.
         seed: Which questions are held out, which samples are chosen by lot, which conversations are mixed in, and which
             dropped samples are shown.
         shard_records: Records in a file.
@@ -63,7 +63,7 @@ class Selection:
     code_blocks: bool = True
     near_duplicates: float | None = None
     heldout_share: float = 0.02
-    heldout_rows: int | None = None
+    heldout_questions: int | None = None
     seed: int = 0
     shard_records: int = SHARD_RECORDS
 
@@ -71,7 +71,7 @@ class Selection:
         ranges: list[tuple[str, float, float]] = [("per_question", 1, 1 << 20), ("easy", 0, 1 << 20)]
         ranges += [("max_tokens", 1, 1 << 31), ("shard_records", 1, 1 << 20), ("near_duplicates", 0.7, 1)]
         ranges += [("mixed_language", 0, 1), ("repetition", 0, 1), ("long_paragraphs", 1, 1 << 31)]
-        ranges += [("heldout_share", 0, 1), ("heldout_rows", 0, 1 << 20)]
+        ranges += [("heldout_share", 0, 1), ("heldout_questions", 0, 1 << 20)]
         for name, low, high in ranges:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

@@ -111,7 +111,7 @@ def write_selection(
     out.mkdir(parents=True, exist_ok=True)
     _forget(out)
     with State(out) as state, Selector(tokenizer, form, count, options) as selector:
-        heldout = HeldOut(options.heldout_share, options.heldout_rows, Counter())
+        heldout = HeldOut(options.heldout_share, options.heldout_questions, by_question=True)
         writing = _Writing(out, Shards(out, state, heldout, options.shard_records), state, options)
         for number, question in enumerate(questions):
             drawn = samples.of(number)
@@ -171,7 +171,7 @@ class _Writing:
         if not self._shards.count("train"):
             held = self._shards.count("heldout")
             message = (
-                f"all {held:,} rows that were kept would be held out; ask for fewer (heldout-rows, heldout-share)."
+                f"all {held:,} rows that were kept would be held out; ask for fewer (heldout-questions, heldout-share)."
             )
             raise NothingKeptError(message, self.audit, self.acceptance)
         self._shards.write(self._commit, last=True)
