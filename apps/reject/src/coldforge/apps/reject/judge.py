@@ -1,0 +1,49 @@
+"""What replies are worth: their answers compared with the right ones by `coldforge.rewards`. Without JAX.
+
+An answer counts where it belongs, between its tags: what is kept is trained on, so no fallback looks for it elsewhere.
+Checks that hang or crash cost their sample.
+"""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from coldforge.apps.reject.config import GradingOptions
+from coldforge.data import Question, ReasoningFormat, Tokenizer
+from coldforge.data.rejection import Sampled
+from coldforge.rewards import Grader, MathPool, Response
+
+
+class Judge:
+    """Judges samples, from several threads if need be; its processes end with the context."""
+
+    def __init__(self, tokenizer: Tokenizer, form: ReasoningFormat, options: GradingOptions) -> None:
+        self._tokenizer = tokenizer
+        self._pool = MathPool(seconds=options.timeout, workers=options.processes)
+        self._grader = Grader(form, pool=self._pool)
+
+    def __enter__(self) -> "Judge":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.close()
+
+    def __call__(self, question: Question, samples: Sequence[Any]) -> list[Sampled]:
+        """Judges samples of one question, as the sampler gives them.
+
+        Raises:
+            ValueError: The question's right answer is none, or its scorer is unknown.
+        """
+        responses = [self._response(question, sample) for sample in samples]
+        return [
+            Sampled(one.text, one.tokens, one.ended, str(one.verdict or "not judged"), one.answer, one.detail)
+            for one in self._grader.judge(responses)
+        ]
+
+    def _response(self, question: Question, sample: Any) -> Response:
+        ended = sample.finish_reason == "stop"
+        text = self._tokenizer.decode(sample.tokens[: len(sample.tokens) - ended], skip_special=False)
+        meta = {"kind": question.kind, **question.meta}
+        return Response(text, len(sample.tokens), ended, question.text, question.answer, meta)
