@@ -121,6 +121,7 @@ def test_an_adapter_of_other_base_weights_is_refused(
         (("--chat.share", "0.5"), "the share of conversations is 0.5, and none are named"),
         (("--chat.share", "1"), "the share of conversations is 1.0; wanted 0 to below 1"),
         (("--chat.share", "0.5", "--chat.sources", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--keep.decontaminate", "exam.jsonl"), "there is no exam.jsonl"),
         (("--model.size", "270m"), "are no 270m: embed_dim 64 (wanted 640)"),
         (("--mesh.fsdp", "3"), "needs 3 devices"),
     ],

@@ -25,6 +25,7 @@ from coldforge.data.rejection import (
     Selector,
     find_chat,
     is_acceptable,
+    selection_entry,
     write_selection,
 )
 from coldforge.data.rejection.acceptance import bucket
@@ -240,6 +241,19 @@ def test_nothing_kept_says_why(tok: Tokenizer, tmp_path: Path) -> None:
     log(tmp_path / "samples", range(30))
     with pytest.raises(NothingKeptError, match="all 49 rows that were kept would be held out"):
         write(tok, tmp_path / "all", SampleLogs(tmp_path / "samples"), heldout_questions=100, per_question=2)
+
+
+def test_what_stands_in_an_evaluation_set_is_left_out(tok: Tokenizer, tmp_path: Path) -> None:
+    log(tmp_path / "samples", range(30))
+    rows = [{"question": asked(number).text} for number in (3, 4, 9)]
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = write(tok, tmp_path / "out", SampleLogs(tmp_path / "samples"), decontaminate=(str(tmp_path / "exam.jsonl"),))
+    told = {record.question for record in [*made.dataset.train, *made.dataset.heldout]}
+    assert told == {asked(number).text for number in range(30) if number not in (3, 4, 9)}
+    assert sum(account.dropped["contaminated"] for account in made.audit.sources.values()) == 3
+    assert made.dataset.manifest["options"]["decontaminate"]["exam.jsonl"]["kind"] == "file"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        selection_entry(Selection(decontaminate=("nowhere.jsonl",)))
 
 
 def test_samples_that_are_missing_are_named(tok: Tokenizer, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """What is read, found and checked before anything expensive: policy, questions, conversations. Without JAX."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from coldforge.apps.reject.config import Options, RejectConfig
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.data.questions import Question, Questions, order
-from coldforge.data.rejection import Chat, find_chat
+from coldforge.data.rejection import Chat, find_chat, selection_entry
 from coldforge.stages.find import Policy, find_policy, form_of
 from coldforge.stages.questions import encode, find_questions
 
@@ -21,12 +23,14 @@ class Inputs:
         form: Of its replies.
         questions: What it is asked, in their order.
         chat: Conversations to mix in; None: none.
+        selection: What decides what is kept, evaluation sets among it by their content.
     """
 
     policy: Policy
     form: ReasoningFormat
     questions: Questions
     chat: Chat | None
+    selection: Mapping[str, Any]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -56,7 +60,7 @@ def find_inputs(options: Options) -> Inputs:
         config.questions, policy.tokenizer, form, limit=config.sampling.max_prompt_tokens,
         named="sampling.max-prompt-tokens",
     )  # fmt: skip
-    return Inputs(policy, form, _drawn(questions, config), chat)
+    return Inputs(policy, form, _drawn(questions, config), chat, selection_entry(config.keep))
 
 
 def _drawn(questions: Questions, config: RejectConfig) -> Questions:

@@ -50,7 +50,7 @@ def run(options: Options) -> int:
     """Does all of it, and returns the exit code."""
     inputs = find_inputs(options)
     plan = make_plan(inputs, options.config)
-    made = finished(options.out, plan, inputs, options.config)
+    made = finished(options.out, plan, inputs)
     from coldforge.apps.reject.sample import check
     from coldforge.stages import devices
 

@@ -37,7 +37,7 @@ def make_plan(inputs: Inputs, config: RejectConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def finished(out: Path, plan: Mapping[str, Any], inputs: Inputs, config: RejectConfig) -> Selected | None:
+def finished(out: Path, plan: Mapping[str, Any], inputs: Inputs) -> Selected | None:
     """The data set, if it is there already and was asked for so; None if it is still to be made.
 
     Raises:
@@ -47,10 +47,8 @@ def finished(out: Path, plan: Mapping[str, Any], inputs: Inputs, config: RejectC
         found = Selected.open(out)
         manifest = found.dataset.manifest
         _refuse(out, "holds a data set", manifest["plan"], plan, "Choose another directory.")
-        chat = None if inputs.chat is None else inputs.chat.identity
-        before, now = ({"keep": one[0], "chat": one[1]} for one in (
-            (manifest["options"], manifest["chat"]), (asdict(config.keep), chat)
-        ))  # fmt: skip
+        before = {"keep": manifest["options"], "chat": manifest["chat"]}
+        now = {"keep": inputs.selection, "chat": None if inputs.chat is None else inputs.chat.identity}
         advice = f"Choose another directory; or remove {MANIFEST}, and it is made again of the samples that are there."
         _refuse(out, "holds a data set", before, now, advice)
         return found

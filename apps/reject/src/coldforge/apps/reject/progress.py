@@ -36,7 +36,8 @@ class Bar:
         self._total, self._form, self._console, self._clock = total, form, console, clock
         self._lock = threading.Lock()
         self._judged = self._right = self._good = 0
-        self.judged(list(before))
+        for one in before:  # which may be more than memory holds
+            self.judged([one])
         self._done = self._before = self._judged
         self._tokens, self._begun = 0, clock()
         self._last = self._begun

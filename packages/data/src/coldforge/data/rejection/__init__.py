@@ -12,7 +12,7 @@ its 600,000 rows of reasoning so.
 from coldforge.data.rejection.acceptance import BUCKETS, Acceptance, Tally
 from coldforge.data.rejection.samples import RIGHT, Sampled, SampleLog, SampleLogs
 from coldforge.data.rejection.select import Selection, Selector, is_acceptable
-from coldforge.data.rejection.write import Chat, NothingKeptError, Selected, find_chat, write_selection
+from coldforge.data.rejection.write import Chat, NothingKeptError, Selected, find_chat, selection_entry, write_selection
 
 __all__ = [
     "BUCKETS",
@@ -29,5 +29,6 @@ __all__ = [
     "Tally",
     "find_chat",
     "is_acceptable",
+    "selection_entry",
     "write_selection",
 ]

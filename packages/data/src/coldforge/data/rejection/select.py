@@ -18,7 +18,7 @@ import numpy as np
 from coldforge.data.answers import answer_kind, unwrap
 from coldforge.data.dataset import SHARD_RECORDS, Record
 from coldforge.data.duplicates import ExactDuplicates, NearDuplicates, exact_key, text_signature, whole_text
-from coldforge.data.filters import filters_of
+from coldforge.data.filters import Filter, filters_of
 from coldforge.data.format import FormatError, ReasoningFormat
 from coldforge.data.records import AnswerKind, Example, Question, Refusal
 from coldforge.data.rejection.samples import RIGHT, Sampled
@@ -41,6 +41,7 @@ class Selection:
         repetition: Drop replies where a larger share of runs of ten words occurred before; None: never.
         long_paragraphs: Drop replies whose reasoning has a paragraph of more characters; None: never.
         code_blocks: Drop replies whose reasoning has a code block.
+        decontaminate: Evaluation sets (paths or hub names): drop samples that share ten words in a row with one.
         near_duplicates: Drop replies that share about as many of their five-word runs with an earlier one, from 0.7 to
             1; None: only those of the very same text.
         heldout_share: The share of questions that goes to the split `heldout`.
@@ -61,6 +62,7 @@ class Selection:
     repetition: float | None = 0.3
     long_paragraphs: int | None = 2000
     code_blocks: bool = True
+    decontaminate: tuple[str, ...] = ()
     near_duplicates: float | None = None
     heldout_share: float = 0.02
     heldout_questions: int | None = None
@@ -129,14 +131,19 @@ class Selector:
         form: Of the replies.
         samples: How many a question has, k.
         options: What is kept.
+        more: Filters besides; that of evaluation sets, say.
     """
 
-    def __init__(self, tokenizer: Tokenizer, form: ReasoningFormat, samples: int, options: Selection) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, form: ReasoningFormat, samples: int, options: Selection,
+        more: Sequence[Filter] = (),
+    ) -> None:  # fmt: skip
         self._tokenizer, self._form, self._samples, self._options = tokenizer, form, samples, options
-        self._filters = filters_of(
+        chosen = filters_of(
             mixed=options.mixed_language, paragraphs=options.long_paragraphs, code=options.code_blocks,
             repeated=options.repetition,
         )  # fmt: skip
+        self._filters = [*chosen, *more]
         self._exact = ExactDuplicates()
         self._near = None if options.near_duplicates is None else NearDuplicates(options.near_duplicates)
 

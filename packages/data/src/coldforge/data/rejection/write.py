@@ -25,8 +25,10 @@ from coldforge.data.dataset import (
     tokenizer_identity,
     write_manifest,
 )
+from coldforge.data.filters import Decontamination
 from coldforge.data.format import ReasoningFormat
 from coldforge.data.prepare.heldout import HeldOut, question_number
+from coldforge.data.prepare.plan import evaluation_texts, find_sources
 from coldforge.data.prepare.run import AUDIT_PAGE
 from coldforge.data.prepare.shards import Shards
 from coldforge.data.prepare.state import State
@@ -37,7 +39,7 @@ from coldforge.data.rejection.samples import Sampled
 from coldforge.data.rejection.select import Outcome, Selection, Selector
 from coldforge.data.tokenizer import Tokenizer
 
-__all__ = ["Chat", "NothingKeptError", "Selected", "find_chat", "write_selection"]
+__all__ = ["Chat", "NothingKeptError", "Selected", "find_chat", "selection_entry", "write_selection"]
 
 
 class Samples(Protocol):
@@ -110,7 +112,8 @@ def write_selection(
     out, options = Path(out), options or Selection()
     out.mkdir(parents=True, exist_ok=True)
     _forget(out)
-    with State(out) as state, Selector(tokenizer, form, count, options) as selector:
+    more = [Decontamination(evaluation_texts(find_sources(options.decontaminate)))] if options.decontaminate else []
+    with State(out) as state, Selector(tokenizer, form, count, options, more) as selector:
         heldout = HeldOut(options.heldout_share, options.heldout_questions, by_question=True)
         writing = _Writing(out, Shards(out, state, heldout, options.shard_records), state, options)
         for number, question in enumerate(questions):
@@ -130,6 +133,16 @@ def write_selection(
         writing.finish(tokenizer_identity(tokenizer, tokenizer_name), form, facts or {}, chat)
     _forget(out)
     return Selected(open_dataset(out), writing.audit, writing.acceptance)
+
+
+def selection_entry(options: Selection) -> dict[str, Any]:
+    """What decides what is kept, as JSON holds it: options, and evaluation sets by their content.
+
+    Raises:
+        FileNotFoundError: There is no such evaluation set.
+    """
+    sets = find_sources(options.decontaminate) if options.decontaminate else []
+    return asdict(options) | {"decontaminate": {source.name: dict(source.identity) for source in sets}}
 
 
 class _Writing:
@@ -176,7 +189,11 @@ class _Writing:
             raise NothingKeptError(message, self.audit, self.acceptance)
         self._shards.write(self._commit, last=True)
         manifest: dict[str, Any] = {"schema": WITH_META, "version": importlib.metadata.version("coldforge-data")}
-        manifest |= {"options": asdict(self._options), **facts, "chat": None if chat is None else chat.identity}
+        manifest |= {
+            "options": selection_entry(self._options),
+            **facts,
+            "chat": None if chat is None else chat.identity,
+        }
         manifest |= {"format": asdict(form), "tokenizer": dict(tokenizer), "splits": self._shards.entries()}
         self.page(manifest)
         write_manifest(self._out, manifest | {"audit": self.audit.to_dict(), "acceptance": self.acceptance.to_dict()})
