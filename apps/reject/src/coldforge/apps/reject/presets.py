@@ -67,7 +67,9 @@ def r1() -> RejectConfig:
     Hardware: TPU v5e-8 and up. Hours and score: not run. The paper keeps all right samples of a question, 600,000 in
     all, of at most 32,768 tokens, without mixed languages, long paragraphs and code blocks, and adds 200,000 rows that
     do not reason; it does not say how many samples were drawn (16 here), what a long paragraph is (2,000 characters),
-    nor the temperature (1, as in its first RL stage). Without --chat.sources no conversations are mixed in.
+    nor the temperature (1, as in its first RL stage). Without --chat.sources no conversations are mixed in. Its second
+    fine-tuning, of the base, is then `coldforge-sft gemma3-1b --data DATA --batches.seq-len 32768 --loop.epochs 2
+    --optimizer.final-fraction 0.1` (its rate of 5e-6 is for all parameters; an adapter wants about ten times as much).
     """
     base = gemma3_1b()
     return dataclasses.replace(

@@ -130,8 +130,9 @@ def write_selection(
             names = {one.name: _unlike(one.name, writing.audit.sources) for one in chat.sources}
             mixer = Mixer(chat, tokenizer, form, options.max_tokens, options.seed, names)
             mixer.draw(writing.kept, writing.audit, writing.add)
-        writing.finish(tokenizer_identity(tokenizer, tokenizer_name), form, facts or {}, chat)
+        manifest = writing.finish(tokenizer_identity(tokenizer, tokenizer_name), form, facts or {}, chat)
     _forget(out)
+    write_manifest(out, manifest)  # last: where it is, nothing else is left to do
     return Selected(open_dataset(out), writing.audit, writing.acceptance)
 
 
@@ -175,8 +176,8 @@ class _Writing:
 
     def finish(
         self, tokenizer: Mapping[str, Any], form: ReasoningFormat, facts: Mapping[str, Any], chat: Chat | None
-    ) -> None:
-        """Writes what is left.
+    ) -> dict[str, Any]:
+        """Writes what is left, but for the manifest, and returns that.
 
         Raises:
             NothingKeptError: All rows would be held out.
@@ -196,7 +197,7 @@ class _Writing:
         }
         manifest |= {"format": asdict(form), "tokenizer": dict(tokenizer), "splits": self._shards.entries()}
         self.page(manifest)
-        write_manifest(self._out, manifest | {"audit": self.audit.to_dict(), "acceptance": self.acceptance.to_dict()})
+        return manifest | {"audit": self.audit.to_dict(), "acceptance": self.acceptance.to_dict()}
 
     def page(self, manifest: Mapping[str, Any]) -> None:
         """Writes `audit.html`."""
