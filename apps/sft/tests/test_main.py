@@ -23,6 +23,8 @@ from coldforge.stages.gate import read_replies
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
 
+pytestmark = pytest.mark.whole
+
 # One step and a few short replies, whatever they are: for what happens around training.
 SHORT = (
     "--loop.steps", "2", "--gate.prompts", "4", "--gate.min-prompts", "4", "--gate.max-new-tokens", "32",

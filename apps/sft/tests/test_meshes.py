@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.whole
+
 ONE = {"rows": 8, "accumulation": 1}
 HELD_OUT = {"held out": True}
 MESHES = [

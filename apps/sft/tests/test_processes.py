@@ -15,6 +15,8 @@ import pytest
 
 from coldforge import training
 
+pytestmark = pytest.mark.whole
+
 STEPS = 12
 SHORT = (
     "--loop.steps", str(STEPS), "--loop.checkpoint-every", "3", "--loop.eval-every", "6", "--gate.prompts", "4",

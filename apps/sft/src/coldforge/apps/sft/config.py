@@ -135,7 +135,12 @@ class Options(StageOptions):
     """Cold-start SFT: trains a Gemma3 on a prepared data set, then holds it against its gate."""
 
     data: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """A data set that coldforge-prepare wrote."""
+    """A data set that coldforge-prepare (or coldforge-reject) wrote."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="DIR", help_behavior_hint="")] = None
+    """A run whose adapter (or whole model) training goes on with, once its gate is passed. Without it, it begins from
+    the base. The gate compares with the base in either case."""
+    force: bool = False
+    """Start from that run although its gate is failed."""
     regate: bool = False
     """Ask the base model again, too, where its replies are kept in the run."""
     config: Annotated[SftConfig, tyro.conf.arg(name="")]

@@ -11,7 +11,7 @@ import numpy as np
 
 from coldforge.apps.sft.config import Options, SftConfig
 from coldforge.data import Dataset, Record, Split, Tokenizer, open_dataset
-from coldforge.stages.find import find_tokenizer, find_weights
+from coldforge.stages.find import Policy, find_policy, find_tokenizer, find_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,18 +23,28 @@ class Inputs:
         tokenizer: That of the data set.
         weights: Where the base is; None for random weights.
         prompts: Held-out records that the gate asks, each question once.
+        start: The policy that training goes on with; None: it begins from the base.
     """
 
     dataset: Dataset
     tokenizer: Tokenizer
     weights: Path | None
     prompts: list[Record]
+    start: Policy | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the run's checkpoints depend on besides the base weights."""
+        found = {} if self.start is None else self.start.identity
+        start = found.get("adapter") or found.get("model") or "base"
+        return {"dataset": self.dataset.content_hash, "tokenizer": self.dataset.tokenizer_hash, "start": start}
 
 
 def find_inputs(options: Options) -> Inputs:
     """Finds and checks what a run reads.
 
     Raises:
+        RunError, GateError: There is no run to start from, or its gate is failed.
         FileNotFoundError: Data set, weights or tokenizer are not where they should be.
         ModuleNotFoundError: The extra with the 270M's weights is wanted and not installed.
         ValueError: They do not fit together, or not to the configuration.
@@ -42,13 +52,19 @@ def find_inputs(options: Options) -> Inputs:
     config = options.config
     dataset = open_dataset(options.data)
     weights = find_weights(options.weights, config.model.size)
-    tokenizer = find_tokenizer(options.tokenizer, weights)
+    start = None
+    if options.start is not None:
+        size = config.model.size
+        start = find_policy(
+            options.start, weights=options.weights, size=size, tokenizer=options.tokenizer, force=options.force
+        )
+    tokenizer = find_tokenizer(options.tokenizer, weights) if start is None else start.tokenizer
     dataset.check_tokenizer(tokenizer)
     for split in (dataset.train, dataset.heldout):
         check_lengths(split, config.batches.seq_len)
     prompts = choose_prompts(dataset.heldout, config.gate.prompts)
     check_prompts(prompts, config)
-    return Inputs(dataset, tokenizer, weights, prompts)
+    return Inputs(dataset, tokenizer, weights, prompts, start)
 
 
 def check_lengths(split: Split, seq_len: int) -> None:
@@ -64,11 +80,12 @@ def check_lengths(split: Split, seq_len: int) -> None:
 
 
 def choose_prompts(heldout: Split, count: int) -> list[Record]:
-    """`count` held-out records, or as many as there are, each question once; always the same ones."""
+    """`count` held-out records that show their work, or as many as there are, each question once; always the same."""
     chosen: dict[str, Record] = {}
     for index in np.random.default_rng(0).permutation(len(heldout)):
         record = heldout[int(index)]
-        chosen.setdefault(record.question, record)
+        if record.shows_work:  # a conversation has no form to show, and no answer to be right
+            chosen.setdefault(record.question, record)
         if len(chosen) == count:
             break
     return list(chosen.values())

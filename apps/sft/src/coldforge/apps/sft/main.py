@@ -1,9 +1,9 @@
 """`coldforge-sft PRESET`: the cold start, from a prepared data set to a model that passes its gate.
 
 In this order: the command line; what the run reads, checked without JAX; the run's directory; base weights and their
-identity; the compiled steps; training, from the newest checkpoint if there is one; the adapter; the gate; the report.
-JAX is imported after the parsing, so that `--help` takes half a second, and keeps what it compiles in the user's cache
-directory (unless JAX_COMPILATION_CACHE_DIR names another).
+identity, and the policy to go on with, if there is one; the compiled steps; training, from the newest checkpoint if
+there is one; the adapter; the gate; the report. JAX is imported after the parsing, so that `--help` takes half a
+second, and keeps what it compiles in the user's cache directory (unless JAX_COMPILATION_CACHE_DIR names another).
 
 Standard output holds the gate's table; all else goes to standard error. Exit codes: 0 the gate is passed; 2 something
 was given that is wrong; 3 the gate has failed; 4 training broke off (not finite, or the watchdog); 75 it stopped in
@@ -44,15 +44,16 @@ def run(options: Options) -> int:
     """Does all of it, and returns the exit code."""
     inputs = find_inputs(options)
     from coldforge import training
+    from coldforge.apps.sft.start import check_start
     from coldforge.stages import devices
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with a traceback what it raises as well
     devices.join(options.distributed)
     mesh = devices.make_mesh(options.config.mesh)
-    identity = {"dataset": inputs.dataset.content_hash, "tokenizer": inputs.dataset.tokenizer_hash}
+    check_start(inputs, options.config)
     with (
         training.open_run(
-            options.run, stage="sft", config=options.config, identity=identity, may_differ=MAY_DIFFER
+            options.run, stage="sft", config=options.config, identity=inputs.identity, may_differ=MAY_DIFFER
         ) as opened,
         training.Stopper(options.max_hours, margin=margin(options.max_hours)) as stopper,
     ):
@@ -64,12 +65,12 @@ def work(
 ) -> int:
     """Training, adapter, gate, report: the stage itself, in an open run."""
     from coldforge import sft
-    from coldforge.apps.sft import ask, build, train, verdict
+    from coldforge.apps.sft import ask, build, start, train, verdict
     from coldforge.apps.sft.output import dataset_entry, figures, summary
     from coldforge.apps.sft.story import STORY
     from coldforge.stages import devices
     from coldforge.stages.gate import show
-    from coldforge.stages.model import adapted, load_base
+    from coldforge.stages.model import load_base
     from coldforge.stages.output import describe, save_model
     from coldforge.stages.report import write_report
 
@@ -78,24 +79,24 @@ def work(
     with notes.status("loading the base"):
         model = load_base(inputs.weights, config.model, inputs.tokenizer.vocab_size, mesh)
         ask.check_context(model, inputs, config)
+        start.check_base(model, inputs)
         describe(
             run, model, inputs.weights, inputs.tokenizer, model=config.model, lora=config.lora,
-            dataset=dataset_entry(inputs.dataset),
+            dataset=dataset_entry(inputs),
         )  # fmt: skip
+        model = start.begin(model, inputs, config, mesh)
     batches = train.batches_of(inputs, config, devices.row_share(mesh))
     steps = config.loop.steps or batches.steps(config.loop.epochs)
-    built = build.build(
-        adapted(model, config.model, config.lora, seed=config.loop.seed), config, steps=steps, mesh=mesh
-    )
+    built = build.build(model, config, steps=steps, mesh=mesh)
     del model
     notes.print(summary(built, inputs, steps, batches))
 
-    with train.training_parts(built, batches, steps, inputs, run, options, stopper) as (start, parts, clock):
-        trained = sft.fit(start, parts, train.fit_config(config, steps))
+    with train.training_parts(built, batches, steps, inputs, run, options, stopper) as (first, parts, clock):
+        trained = sft.fit(first, parts, train.fit_config(config, steps))
         run.update(figures=figures(run.manifest, trained, clock))
         step, reason = trained.step, trained.reason
         params = train.chosen(trained, parts.checkpoints, built).params if reason == "done" else None
-        del trained, start
+        del trained, first
     if params is None:  # said below the view: it draws over what is printed while it is open
         return broken_off(run, step, reason, notes)
 

@@ -8,17 +8,19 @@ import jax
 from coldforge import training
 from coldforge.apps.sft.build import Built
 from coldforge.apps.sft.inputs import Inputs
-from coldforge.data import Batches, Dataset
+from coldforge.data import Batches
 from coldforge.sft import FitResult
 from coldforge.stages.find import form_entry
 
 
-def dataset_entry(dataset: Dataset) -> dict[str, Any]:
+def dataset_entry(inputs: Inputs) -> dict[str, Any]:
     """What the manifest says of the data: enough for the next stage to ask and to read as this one did."""
-    return {
+    dataset, start = inputs.dataset, inputs.start
+    entry = {
         "path": str(dataset.path), "content_hash": dataset.content_hash, "train": len(dataset.train),
         "heldout": len(dataset.heldout), "form": form_entry(dataset.form),
     }  # fmt: skip
+    return entry if start is None else entry | {"from": str(start.manifest.directory)}
 
 
 def summary(built: Built, inputs: Inputs, steps: int, batches: Batches) -> str:
