@@ -1,8 +1,9 @@
 """Judged samples → a data set directory, as `prepare` leaves one: shards in two splits, manifest, audit.
 
 In this order: the questions, one after the other, each with what is chosen of its samples; then the conversations that
-are mixed in; the rest of the shards; `audit.html`; the manifest. It is quick beside sampling (1,000 samples of 300 words a
-second, in one process, whose memory stays at 115 MB), so a run that is killed in it begins it anew. The bytes follow from samples, questions, conversations and options alone.
+are mixed in; the rest of the shards; `audit.html`; the manifest. It is quick beside sampling (1,000 samples of 300
+words a second, in one process, whose memory stays at 115 MB), so a run that is killed in it begins it anew. The bytes
+follow from samples, questions, conversations and options alone.
 """
 
 import importlib.metadata
