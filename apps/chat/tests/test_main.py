@@ -17,6 +17,8 @@ from coldforge.data import Tokenizer
 from coldforge.modeling import load, save_checkpoint
 from coldforge.rollout import SamplingParams, generate
 
+pytestmark = pytest.mark.whole
+
 HERE = Path(__file__).parent.parent
 Run = Callable[..., tuple[int, str, str]]
 

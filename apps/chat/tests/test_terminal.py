@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.whole
+
 PATIENCE = 120.0  # seconds for one answer, the compilation on a busy machine included
 
 

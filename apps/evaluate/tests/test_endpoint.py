@@ -15,6 +15,8 @@ from coldforge.apps.evaluate.main import main
 from coldforge.apps.evaluate.options import EndpointOptions
 from coldforge.eval import Ask, Reply, Sampling, find_samples, read_results
 
+pytestmark = pytest.mark.whole
+
 _spec = importlib.util.spec_from_file_location("evaluate_server", Path(__file__).with_name("server.py"))
 assert _spec is not None
 assert _spec.loader is not None

@@ -18,6 +18,8 @@ from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
 from coldforge.training import RunError
 
+pytestmark = pytest.mark.whole
+
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=24)
 
 
@@ -107,7 +109,7 @@ def test_the_mesh_changes_nothing(weights: Path, run: Path, local: Local) -> Non
 
 
 def test_the_program_evaluates_a_run(
-    weights: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    weights: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On all eight devices, both tasks in one sampler; asked once more, it only reads."""
     for name, count in (("numbers", 6), ("more", 3)):
@@ -126,6 +128,15 @@ def test_the_program_evaluates_a_run(
     found = list(find_samples(tmp_path / "out"))
     assert len(found) == 18
     assert read_results(tmp_path / "out").model["stage"] == "sft"
+
+    def load(*_: object) -> None:
+        raise AssertionError("the model is loaded before other settings are refused")
+
+    monkeypatch.setattr("coldforge.apps.evaluate.local.load_local", load)
+    with pytest.raises(SystemExit) as left:
+        main([*words, "--temperature", "0.9"])
+    assert left.value.code == 2
+    assert "sampling.temperature is 0.6 there and 0.9 here" in capsys.readouterr().err
 
 
 # --- what is found

@@ -10,6 +10,8 @@ from coldforge import modeling
 from coldforge.apps.evaluate import scoring
 from coldforge.apps.evaluate.scoring import Scorer
 
+pytestmark = pytest.mark.whole
+
 RANDOM = np.random.default_rng(0)
 SIZES = [(1, 1), (3, 40), (60, 5), (200, 3), (2, 2), (17, 1), (130, 70), (5, 9)] * 3
 PAIRS = [(RANDOM.integers(5, 320, a).tolist(), RANDOM.integers(5, 320, b).tolist()) for a, b in SIZES]

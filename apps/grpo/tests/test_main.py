@@ -17,6 +17,8 @@ from coldforge.stages.gate import read_replies
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
 
+pytestmark = pytest.mark.whole
+
 Program = Callable[..., list[str]]
 
 # Two rollouts of a few short samples: for what happens around training.

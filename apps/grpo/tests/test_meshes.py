@@ -9,6 +9,8 @@ import pytest
 
 from coldforge import modeling, training
 
+pytestmark = pytest.mark.whole
+
 ONE_ROLLOUT = (
     "--loop.steps", "1", "--algorithm.minibatches", "1", "--rows.rows", "8", "--loop.texts", "16", "--policy.beta", "0",
     "--loop.eval-every", "0",

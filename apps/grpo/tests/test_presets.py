@@ -23,6 +23,8 @@ from coldforge.modeling import Gemma3
 from coldforge.stages.model import abstract_model
 from coldforge.stages.options import LoraOptions, ModelConfig
 
+pytestmark = pytest.mark.whole
+
 LINE = ["--from", "cold", "--run", "run"]
 
 

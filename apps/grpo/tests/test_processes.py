@@ -11,6 +11,8 @@ import pytest
 
 from coldforge import modeling, training
 
+pytestmark = pytest.mark.whole
+
 STEPS = 8
 
 

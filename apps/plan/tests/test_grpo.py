@@ -15,6 +15,8 @@ from coldforge.apps.plan.grpo import resident_bytes, shard_bytes
 from coldforge.apps.plan.plan_grpo import GrpoPlan, ProgramPlan
 from coldforge.stages.model import abstract_model
 
+pytestmark = pytest.mark.whole
+
 GIB = 2**30
 
 

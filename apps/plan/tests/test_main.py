@@ -15,6 +15,8 @@ from coldforge.apps.plan.options import STAGES, parse, whole
 from coldforge.apps.plan.plan import Plan
 from coldforge.apps.plan.plan_grpo import GrpoPlan
 
+pytestmark = pytest.mark.whole
+
 
 def test_every_option_of_the_step_can_be_overridden_by_long_or_short_name() -> None:
     words = "gemma3-12b --topology v5e:2x4 --mesh.fsdp 4 --data=2 --remat block --rows 16 --seq-len 8192 --quantize nf4"

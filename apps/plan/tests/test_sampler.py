@@ -21,6 +21,8 @@ from coldforge.apps.plan.sampler import (
 from coldforge.modeling import cache_bytes
 from coldforge.stages.model import abstract_model
 
+pytestmark = pytest.mark.whole
+
 GIB, MIB = 2**30, 2**20
 MakeProgram = Callable[..., ProgramPlan]
 

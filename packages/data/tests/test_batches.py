@@ -16,6 +16,8 @@ from coldforge.data import AnswerKind, Example, ReasoningFormat, Tokenizer, toke
 from coldforge.data.batches import Batches, TokenBatch, eval_batches
 from coldforge.data.dataset import Dataset, Record, write_dataset
 
+pytestmark = pytest.mark.whole
+
 SEQ = 12
 
 

@@ -16,6 +16,8 @@ from coldforge.data.gguf_header import read_metadata
 from coldforge.data.model_file import _fields, encode_model, parse_model
 from coldforge.data.vocabulary import Kind, Vocabulary
 
+pytestmark = pytest.mark.whole
+
 WriteGguf = Callable[..., Path]
 Train = Callable[..., bytes]
 

@@ -25,6 +25,8 @@ from coldforge.data.prepare import Options, Prepared, Progress, prepare, shards,
 from coldforge.data.prepare.heldout import QUESTIONS, HeldOut, question_number
 from coldforge.data.prepare.run import NothingLeftError
 
+pytestmark = pytest.mark.whole
+
 
 def turns(question: str, reply: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]

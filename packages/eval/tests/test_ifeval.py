@@ -16,6 +16,8 @@ from coldforge.eval.ifeval_checks import CHECKS, check
 from coldforge.eval.verify import MEASURES
 from coldforge.rewards import Response, Verdict
 
+pytestmark = pytest.mark.whole
+
 ORACLE = json.loads((Path(__file__).parent / "data" / "lm_eval_ifeval.json").read_text(encoding="utf-8"))
 
 

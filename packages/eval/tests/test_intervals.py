@@ -11,6 +11,8 @@ from scipy import special, stats
 
 from coldforge.eval.intervals import Estimate, bootstrap, difference_interval, ratio, reach, share, share_interval
 
+pytestmark = pytest.mark.whole
+
 REPEAT = 10_000  # the standard error of a coverage of 95 % is 0.22 points
 EDGES = (0.0, 1e-9, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.07)
 CHANCES = np.unique([*EDGES, *(1 - np.asarray(EDGES)), *np.linspace(0.05, 0.95, 181)])

@@ -10,6 +10,8 @@ from coldforge.eval.prompts import STYLES
 from coldforge.eval.verify import Boxed
 from coldforge.rewards import MathPool, Response, Verdict
 
+pytestmark = pytest.mark.whole
+
 MATH_VERIFY = json.loads((Path(__file__).parent / "data" / "math_verify_cases.json").read_text(encoding="utf-8"))
 
 

@@ -14,6 +14,8 @@ from coldforge.eval.records import Reply, Sampling, from_function
 from coldforge.eval.report import write_report
 from coldforge.eval.results import open_evaluation
 
+pytestmark = pytest.mark.whole
+
 EVIL = "<script>alert(1)</script></pre><img src=http://x/y.png> {{ 7 * 7 }} $\\frac$ &amp; \ud83d"
 
 

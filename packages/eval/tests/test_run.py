@@ -15,6 +15,8 @@ from coldforge.eval.results import read_results
 from coldforge.eval.run import GenerateError, evaluate
 from coldforge.eval.store import locked, read_samples
 
+pytestmark = pytest.mark.whole
+
 
 def samples_in(directory):
     return [sample for _, sample in read_samples(Path(directory) / "samples.jsonl")]

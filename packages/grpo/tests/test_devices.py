@@ -12,6 +12,8 @@ import pytest
 
 from coldforge.grpo import fit
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):

@@ -7,6 +7,8 @@ import pytest
 from coldforge.grpo import GrpoConfig, Judgement, Steps, fit
 from coldforge.losses import PolicyLoss
 
+pytestmark = pytest.mark.whole
+
 FULL = PolicyLoss(beta=0.02, clip_high=0.28, dual_clip=3.0)
 
 

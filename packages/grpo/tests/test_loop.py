@@ -11,6 +11,8 @@ from coldforge.grpo import GrpoConfig, Judgement, Start, fit, grpo_loss, is_empt
 from coldforge.losses import PolicyLoss
 from coldforge.training import Finding, make_optimizer, make_schedule, make_train_step
 
+pytestmark = pytest.mark.whole
+
 FULL = PolicyLoss(beta=0.02, clip_high=0.28)
 
 

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.whole
+
 MEASURED = ("time", "train/tokens_per_second", "rollout/tokens_per_second")
 
 

@@ -12,6 +12,8 @@ from coldforge.grpo import GrpoConfig, grpo_loss, is_empty, make_score, pack, sh
 from coldforge.losses import PolicyLoss
 from coldforge.training import init_state, make_train_step
 
+pytestmark = pytest.mark.whole
+
 RAGGED = ("advantages", "sampler_logprobs", "old_logprobs", "ref_logprobs")
 
 

@@ -8,6 +8,8 @@ from jax.test_util import check_grads
 
 from coldforge.losses import WeightedSum, cross_entropy, next_tokens
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def weights(problem):

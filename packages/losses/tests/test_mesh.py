@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from coldforge.losses import cross_entropy, token_scores
 
+pytestmark = pytest.mark.whole
+
 MESHES = [(8, 1, 1), (1, 4, 2), (2, 2, 2), (1, 1, 8)]
 EVERYTHING = {"entropy_grad": True, "logsumexp": True, "chunk": 3, "block": 5}
 

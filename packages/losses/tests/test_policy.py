@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 from coldforge.losses import PolicyLoss, aggregation_weights, importance, policy_loss
 from coldforge.losses.sequences import sequence_means, sequence_sums
 
+pytestmark = pytest.mark.whole
+
 KEYS = ("new", "old", "advantages", "ref", "sampler", "entropy")
 LENGTHS = np.array([5, 1, 9, 3, 7, 2, 4, 6])
 

@@ -12,6 +12,8 @@ from jax.test_util import check_grads
 
 from coldforge.losses import chunks, token_scores
 
+pytestmark = pytest.mark.whole
+
 EVERYTHING = {"entropy_grad": True, "logsumexp": True}
 
 

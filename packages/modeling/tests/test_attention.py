@@ -10,6 +10,8 @@ from jaxtyping import TypeCheckError, jaxtyped
 from coldforge.modeling import attention, short_rows
 from coldforge.modeling.attention import attend, attend_cached
 
+pytestmark = pytest.mark.whole
+
 BLOCKED = jax.jit(attend, static_argnames=("window", "kernel"))
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from coldforge.modeling import Gemma3, cache_bytes, gemma3_1b, gemma3_270m, init_cache
 from coldforge.modeling.cache import EMPTY, quantize, visible, write_slots
 
+pytestmark = pytest.mark.whole
+
 SEQ, LENGTH, WINDOW = 40, 48, 8
 ATOL = 2e-5  # sums in another order
 

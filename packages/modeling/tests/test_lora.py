@@ -25,6 +25,8 @@ from coldforge.modeling import (
 )
 from coldforge.modeling.lora import TARGETS
 
+pytestmark = pytest.mark.whole
+
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 24)), jnp.int32)
 QUANTIZE = [None, "int8", "nf4"]
 

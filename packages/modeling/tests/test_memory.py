@@ -25,6 +25,8 @@ from coldforge.modeling import (
     lora_state,
 )
 
+pytestmark = pytest.mark.whole
+
 INT = jnp.int32
 
 

@@ -28,6 +28,8 @@ from coldforge.modeling import (
 from coldforge.modeling.init import variable_sharding
 from coldforge.modeling.sharding import constrain, current_platform
 
+pytestmark = pytest.mark.whole
+
 MESHES = [{"data": 8}, {"fsdp": 8}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
 SEQ = 24
 TOKENS = np.random.default_rng(0).integers(0, 64, (8, SEQ)).astype(np.int32)

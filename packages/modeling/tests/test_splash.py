@@ -12,6 +12,8 @@ from jaxtyping import TypeCheckError
 from coldforge.modeling import make_mesh, named_sharding
 from coldforge.modeling.attention import attend
 
+pytestmark = pytest.mark.whole
+
 HEAD_DIM = 128  # the kernel's smallest
 
 

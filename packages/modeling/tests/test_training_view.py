@@ -25,6 +25,8 @@ from coldforge.modeling import (
 )
 from coldforge.modeling.init import variable_sharding
 
+pytestmark = pytest.mark.whole
+
 SEQ = 24
 TOKENS = np.random.default_rng(0).integers(1, 64, (8, SEQ)).astype(np.int32)
 SEGMENTS = np.sort(np.random.default_rng(1).integers(0, 4, (8, SEQ)), axis=1).astype(np.int32)  # padding comes first

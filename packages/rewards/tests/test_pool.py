@@ -16,6 +16,8 @@ import pytest
 
 from coldforge.rewards import MathPool, Pool
 
+pytestmark = pytest.mark.whole
+
 EVAL, EXEC = "builtins:eval", "builtins:exec"
 DEAF = "import collections, itertools; collections.deque(itertools.count(), maxlen=0)"
 STUBBORN = "while True:\n try:\n  while True: sum(range(10**6))\n except BaseException: pass"

@@ -12,6 +12,8 @@ from flax import nnx
 from coldforge.modeling import LoraConfig, add_lora, init_model, lora_state, make_mesh
 from coldforge.rollout import Engine, EngineConfig, Group, Request, Sample, SamplingParams, engine, generate
 
+pytestmark = pytest.mark.whole
+
 STOPS = tuple(range(100, 115))  # of 600 random tokens: samples of about 40, many of them cut off at 30
 PARAMS = SamplingParams(max_new_tokens=30, seed=5, stop_ids=STOPS)
 CONFIG = EngineConfig(max_prompt_tokens=64, slots=8)

@@ -15,6 +15,8 @@ from flax import nnx
 from coldforge.modeling import LoraConfig, add_lora, init_model, lora_state, make_mesh, set_lora
 from coldforge.rollout import Sample, SamplingParams, batcher, generate, generation, programs, stream
 
+pytestmark = pytest.mark.whole
+
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0, stop_ids=())
 RANDOM = SamplingParams(max_new_tokens=20, seed=11, stop_ids=())
 

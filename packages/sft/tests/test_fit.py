@@ -11,6 +11,8 @@ import pytest
 from coldforge.sft import FitConfig, Parts, Start, fit, resume
 from coldforge.training import Restored, Throughput, TrainState
 
+pytestmark = pytest.mark.whole
+
 
 def new_state(step: int, params: float) -> TrainState:
     """A state whose parameters are one number."""

@@ -14,6 +14,8 @@ import pytest
 from coldforge.stages.devices import everybodys, first, from_first, make_mesh, row_share, use
 from coldforge.stages.options import MeshConfig
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_single_device_needs_no_mesh() -> None:
     one = jax.devices()[:1]

@@ -22,6 +22,8 @@ from coldforge.stages.model import (
 from coldforge.stages.options import LoraOptions, ModelConfig, SavingOptions
 from coldforge.stages.output import describe, save_model
 
+pytestmark = pytest.mark.whole
+
 TINY, LORA = ModelConfig(size="tiny"), LoraOptions(rank=4, alpha=8)
 
 

@@ -21,6 +21,8 @@ from coldforge.training import (
     place_batch,
 )
 
+pytestmark = pytest.mark.whole
+
 IDENTITY = {"base": "sha256:aa", "tokenizer": {"hash": "t1", "size": 64}, "dataset": "d1"}
 DATA = {"epoch": 2, "position": 17, "order": [3, 1, 2], "shuffle": {"seed": 7}}
 

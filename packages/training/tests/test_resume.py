@@ -14,6 +14,8 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from coldforge.training import read_manifest, read_metrics
 
+pytestmark = pytest.mark.whole
+
 SCRIPT = Path(__file__).parent / "killed_run.py"
 
 

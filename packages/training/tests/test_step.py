@@ -19,6 +19,8 @@ from coldforge.training import (
     place_batch,
 )
 
+pytestmark = pytest.mark.whole
+
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "data 2, fsdp 2, tensor 2": (2, 2, 2)}
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from coldforge.training import Stopper
 
+pytestmark = pytest.mark.whole
+
 HOUR = 3600
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from coldforge.training import Checkpointer, place_batch
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
