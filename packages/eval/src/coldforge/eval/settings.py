@@ -87,12 +87,28 @@ def agree(directory: Path, wanted: Mapping[str, Any], software: Mapping[str, str
         return begun, []
     there = read_json(path)
     begun, old_software = there.pop("created", ""), there.pop("software", {})
+    _refuse_others(directory, there, wanted)
+    changed = [f"{name} {old} → {new}" for name, old, new in differences(old_software, software)]
+    return begun, [f"Gone on with other software: {', '.join(changed)}."] if changed else []
+
+
+def foresee(directory: Path, tasks: Sequence[Task], sampling: Sampling) -> None:
+    """Refuses tasks and sampling that `agree` would refuse: before a model is loaded, of which nothing is known yet.
+
+    Raises:
+        ValueError: The directory was begun with others; they are named.
+    """
+    path = directory / SETTINGS
+    if path.exists():
+        there = {name: value for name, value in read_json(path).items() if name not in ("created", "software")}
+        _refuse_others(directory, there, settings_of(tasks, there["model"], sampling))
+
+
+def _refuse_others(directory: Path, there: dict[str, Any], wanted: Mapping[str, Any]) -> None:
     if different := named_differences(_known(there, wanted), wanted):
         raise ValueError(
             f"{directory} was begun with other settings: {different}. Give the same to go on, or another directory."
         )
-    changed = [f"{name} {old} → {new}" for name, old, new in differences(old_software, software)]
-    return begun, [f"Gone on with other software: {', '.join(changed)}."] if changed else []
 
 
 def _known(there: dict[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:

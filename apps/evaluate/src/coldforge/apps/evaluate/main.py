@@ -25,6 +25,7 @@ from coldforge.apps.evaluate.options import EndpointOptions, LocalOptions, Optio
 from coldforge.apps.evaluate.progress import Bars
 from coldforge.data import ReasoningFormat, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
+from coldforge.eval.settings import foresee
 from coldforge.stages.program import PASSED, run_program
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def run(options: Options) -> int:
     local_options = _local(options)
     found = find_local(local_options)
     tasks = read_tasks(options, found.form) if devices.first() else []
+    if tasks:
+        foresee(options.out, tasks, sampling)
     mesh = devices.make_mesh(options.mesh)
     with Console(stderr=True).status("loading"):
         local = load_local(found, local_options, mesh)
