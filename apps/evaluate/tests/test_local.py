@@ -9,7 +9,7 @@ import pytest
 
 from coldforge import modeling
 from coldforge.apps.evaluate.local import Local, cut, find_local, load_local, until
-from coldforge.apps.evaluate.main import main
+from coldforge.apps.evaluate.main import main, read_form
 from coldforge.apps.evaluate.options import LocalOptions
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.eval import Ask, Sampling, find_samples, read_results
@@ -146,6 +146,12 @@ def test_without_a_run_the_form_is_the_projects_own(weights: Path, tokenizer: To
     found = find_local(LocalOptions(model=weights))
     assert (found.adapter, found.manifest, found.form) == (None, None, ReasoningFormat())
     assert found.tokenizer.fingerprint == tokenizer.fingerprint
+
+
+def test_a_form_is_a_runs_or_a_data_sets(run: Path, tmp_path: Path) -> None:
+    assert read_form(run).template == "Think, then answer."
+    with pytest.raises(FileNotFoundError, match="holds no data set"):
+        read_form(tmp_path)
 
 
 def test_an_adapter_may_be_no_runs(weights: Path, run: Path) -> None:

@@ -141,11 +141,31 @@ def find_weights(weights: Path | None, size: str) -> Path | None:
         return weights
     if size == "tiny":
         return None
+    if size == "nano":
+        return nano_model()
     if size != EXTRA:
         raise FileNotFoundError(
             f"a {size} needs weights: --weights PATH (a Hugging Face directory, a .gguf file or a Coldforge checkpoint)"
         )
     return gemma3_270m()
+
+
+def nano_model() -> Path:
+    """The model that coldforge-nano brings, checked against its checksums.
+
+    Raises:
+        ModuleNotFoundError: coldforge-nano is not installed.
+        ValueError: Its files are damaged.
+    """
+    try:
+        from coldforge.nano import model_dir
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the nano model is not installed: pip install coldforge-nano "
+            "(in a clone of Coldforge: uv run --extra nano …).",
+            name="coldforge.nano",
+        ) from error
+    return model_dir()
 
 
 def find_tokenizer(tokenizer: Path | None, weights: Path | None) -> Tokenizer:

@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from coldforge import modeling
+from coldforge.modeling.config import layer_pattern
 from coldforge.modeling.init import state_shardings
 from coldforge.modeling.load import find_weights
 from coldforge.stages.devices import platform_of
@@ -35,6 +36,11 @@ def model_config(model: ModelConfig, vocab_size: int | None = None) -> modeling.
         return modeling.Gemma3Config(
             vocab_size=vocab_size or 512, embed_dim=64, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16,
             layer_types=("local", "global"), sliding_window=64, max_seq_len=1024, query_scale=16**-0.5,
+        )  # fmt: skip
+    if model.size == "nano":
+        return modeling.Gemma3Config(
+            vocab_size=768, embed_dim=96, mlp_dim=288, num_heads=3, num_kv_heads=1, head_dim=32,
+            layer_types=layer_pattern(6), sliding_window=64, max_seq_len=1024, query_scale=32**-0.5,
         )  # fmt: skip
     sizes = {
         "270m": modeling.gemma3_270m, "1b": modeling.gemma3_1b, "4b": modeling.gemma3_4b,

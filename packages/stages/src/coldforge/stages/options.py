@@ -18,8 +18,9 @@ Shown = tyro.conf.arg(metavar="PATH", help_behavior_hint="")  # of a path that m
 class ModelConfig:
     """The base model, and how it is computed."""
 
-    size: Literal["tiny", "270m", "1b", "4b", "12b", "27b"]
-    """Which Gemma3. tiny: random weights of a few thousand parameters, with the vocabulary of --tokenizer."""
+    size: Literal["tiny", "nano", "270m", "1b", "4b", "12b", "27b"]
+    """Which Gemma3. tiny: random weights of a few thousand parameters, with the vocabulary of --tokenizer.
+    nano: the one that coldforge-nano brings."""
     train: Literal["lora", "full"] = "lora"
     """What is trained: adapters on a frozen base, or every parameter (in float32)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -66,7 +66,7 @@ def report_page(
     title = f"{story.title}: {manifest.directory.name}"
     made_of = {"base": manifest.base, "data": manifest.dataset, "tokenizer": manifest.tokenizer}
     verdict, word = ("ok", "passed") if result.passed else ("fails", "failed")
-    drawn = "".join(_curve(name, *what, curves) for name, what in story.curves.items())
+    drawn = "".join(curve(name, *what, curves) for name, what in story.curves.items())
     body = [
         f'<h1>{escape(title)} <span class="verdict {verdict}">gate {word}</span></h1>',
         f'<p class="quiet">{escape(manifest.updated)} · <code>{escape(manifest.command)}</code></p>',
@@ -100,7 +100,7 @@ def _gate(result: GateResult, labels: Labels) -> str:
     return f'<div class="scroll gate"><table>{table}</table></div><ul>{why}{notes}</ul>{faults}'
 
 
-def _curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapping[str, Any]) -> str:
+def curve(title: str, names: Mapping[str, str], logarithmic: bool, curves: Mapping[str, Any]) -> str:
     """One plot; nothing where there are no points, or all of them are 0 (clipped tokens of on-policy updates, say)."""
     present = {name: label for name, label in names.items() if name in curves and np.isfinite(curves[name][1]).any()}
     if not any(np.nan_to_num(curves[name][1]).any() for name in present):

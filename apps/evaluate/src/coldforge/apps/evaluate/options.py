@@ -89,6 +89,9 @@ class Options:
     """What the report calls the model. Without it, its path's or its run's name."""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="STYLE", help_behavior_hint="")] = None
     """How questions are put: reasoning (tags), boxed, lm-eval's few-shot forms. Without it, reasoning; IFEval plain."""
+    form: Annotated[Path | None, Shown] = None
+    """Ask in the form (tags, instruction) of this run or data set, where the model has none of its own: a base that is
+    held against what was made of it."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Ask so many questions of each task, a fair sample that is the same for all models."""
     task_seed: int = 0

@@ -1,0 +1,168 @@
+"""What a pipeline has done: an entry for each stage, kept in the manifest of the pipeline's own run.
+
+    ledger = Ledger.of(run)
+    what = ledger.decide(stage)          # is it done, does it go on, does it begin, or begin again, and why
+    ledger.begin(stage, what)
+    ledger.end(stage, code, note)
+
+A stage's fingerprint is a hash of the settings that decide its result and of the fingerprints of the stages that it
+reads, so that a changed option reaches all that depends on it and nothing else. What a stage had made under other
+settings is moved to `superseded/`, never deleted. Imports JAX (by `coldforge.training`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from coldforge import training
+from coldforge.apps.pipeline.memory import peak_gb, reset_peak
+from coldforge.stages import devices
+from coldforge.training.compare import differences, plain
+from coldforge.training.run import Status
+
+ENTRIES, SUPERSEDED = "stages", "superseded"
+Todo = Literal["done", "go on", "begin", "again"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the ledger knows of a stage.
+
+    Attributes:
+        name: As its directory is called.
+        settings: What decides its result: a dataclass or mapping of what JSON holds.
+        reads: Names of the stages whose results it reads.
+        may_differ: Fields of `settings` that do not decide its result.
+    """
+
+    name: str
+    settings: Any
+    reads: tuple[str, ...] = ()
+    may_differ: Collection[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is to be done with a stage.
+
+    Attributes:
+        todo: "done": nothing; "go on": it has begun; "begin"; "again": what it had made is of other settings.
+        why: Where it is done again, a line for each reason.
+    """
+
+    todo: Todo
+    why: Sequence[str] = ()
+
+
+class Ledger:
+    """The entries of a pipeline's stages.
+
+    Attributes:
+        entries: Stage → its entry: status, code, note, seconds (over all sessions), sessions, peak_gb, fingerprint,
+            reads and settings.
+    """
+
+    def __init__(self, entries: Mapping[str, Mapping[str, Any]], run: training.Run | None = None) -> None:
+        """Entries as a manifest holds them; without a run they are only looked at."""
+        self._run = run
+        self.entries: dict[str, dict[str, Any]] = {name: dict(entry) for name, entry in entries.items()}
+        self._wanted: dict[str, str] = {}  # fingerprints of the stages as they are asked for now
+        self._clock = 0.0
+
+    @classmethod
+    def of(cls, run: training.Run) -> Self:
+        """That of an open run."""
+        return cls(run.manifest.figures.get(ENTRIES, {}), run)
+
+    def decide(self, work: Work, *, again: bool = False) -> Decision:
+        """Says what is to be done. Stages are asked for in their order, those that a stage reads before it.
+
+        Args:
+            work: The stage.
+            again: Do it again whatever is there.
+        """
+        reads = {name: self._wanted[name] for name in work.reads}
+        self._wanted[work.name] = fingerprint(work, reads)
+        entry = self.entries.get(work.name)
+        if entry is None:
+            return Decision("begin")
+        if again:
+            return Decision("again", ["asked for by --from"])
+        if entry["fingerprint"] != self._wanted[work.name]:
+            return Decision("again", self._reasons(work, entry, reads))
+        return Decision("done" if entry["status"] == "finished" else "go on")
+
+    def begin(self, work: Work, decision: Decision) -> None:
+        """Writes that a stage runs. What it had made under other settings is moved away first."""
+        run = self._opened()
+        place = run.path / work.name
+        if decision.todo in ("begin", "again"):
+            self.entries.pop(work.name, None)
+            self._write()  # before the move: a kill in between leaves a directory without an entry, moved next time
+            if place.exists() and devices.first():
+                _move_away(place, run.path / SUPERSEDED)
+        entry = self.entries.get(work.name, {"seconds": 0.0, "sessions": 0, "peak_gb": 0.0})
+        self.entries[work.name] = entry | {
+            "status": "running", "code": None, "note": "", "sessions": entry["sessions"] + 1,
+            "fingerprint": self._wanted[work.name], "reads": {name: self._wanted[name] for name in work.reads},
+            "settings": plain(work.settings),
+        }  # fmt: skip
+        self._write()
+        reset_peak()
+        self._clock = time.monotonic()
+
+    def end(self, work: Work, status: Status, code: int | None, note: str = "") -> None:
+        """Writes how a stage ended."""
+        entry = self.entries[work.name]
+        entry |= {
+            "status": status, "code": code, "note": note,
+            "seconds": entry["seconds"] + time.monotonic() - self._clock,
+            "peak_gb": max(entry["peak_gb"], peak_gb()),
+        }  # fmt: skip
+        self._write()
+
+    def _write(self) -> None:
+        self._opened().update(figures={ENTRIES: self.entries})
+
+    def _opened(self) -> training.Run:
+        if self._run is None:
+            raise ValueError("the ledger was only read; open the run to write")
+        return self._run
+
+    def _reasons(self, work: Work, entry: Mapping[str, Any], reads: Mapping[str, str]) -> list[str]:
+        changed = differences(entry["settings"], plain(work.settings), may_differ=work.may_differ)
+        found = [f"{each.field} was {each.there}, is {each.here}" for each in changed]
+        return found + [f"{name} is another" for name in reads if entry["reads"].get(name) != reads[name]]
+
+
+def fingerprint(work: Work, reads: Mapping[str, str]) -> str:
+    """The hash of what decides a stage's result: hex.
+
+    >>> same = fingerprint(Work("a", {"x": 1, "log": 2}, (), ("log",)), {})
+    >>> same == fingerprint(Work("a", {"x": 1, "log": 3}, (), ("log",)), {})
+    True
+    """
+    decisive = _without(plain(work.settings), work.may_differ)
+    return hashlib.sha256(json.dumps([decisive, dict(reads)], sort_keys=True).encode()).hexdigest()
+
+
+def _without(values: Mapping[str, Any], patterns: Collection[str], prefix: str = "") -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            kept |= _without(value, patterns, f"{name}.")
+        elif not any(fnmatchcase(name, pattern) for pattern in patterns):
+            kept[name] = value
+    return kept
+
+
+def _move_away(place: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    number = 1 + sum(each.name.rpartition("-")[0] == place.name for each in folder.iterdir())
+    place.replace(folder / f"{place.name}-{number}")

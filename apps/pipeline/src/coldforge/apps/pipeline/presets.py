@@ -1,0 +1,131 @@
+"""Presets: each a function that fills in a `PipelineConfig`, and says for what, with which command, what it came to.
+
+Stages are presets of their own programs, changed where the pipeline asks for it. `coldforge PRESET --dry-run` shows the
+plan with time and memory.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from coldforge.apps.grpo import presets as grpo
+from coldforge.apps.grpo.config import GrpoRunConfig, RowOptions
+from coldforge.apps.pipeline.config import DataOptions, Estimate, EvaluationOptions, PipelineConfig
+from coldforge.apps.reject import presets as reject
+from coldforge.apps.sft import presets as sft
+from coldforge.data.prepare import Options as PrepareOptions
+from coldforge.stages.options import LoraOptions
+
+
+def default_run(preset: str) -> Path:
+    """Where a preset's run goes unless --run says otherwise."""
+    return Path("runs") / preset
+
+
+def second_stage(first: GrpoRunConfig) -> GrpoRunConfig:
+    """DeepSeek-R1's second RL stage as far as rules go (B.3.1): temperature 0.7, language rewarded as well."""
+    return dataclasses.replace(
+        first, rollout=dataclasses.replace(first.rollout, temperature=0.7),
+        rewards=dataclasses.replace(first.rewards, language=1.0),
+    )  # fmt: skip
+
+
+def gemma3_270m_cpu() -> PipelineConfig:
+    """The real Gemma3 270M on two CPU cores, with the extra's weights and reasoning-gym's tasks: hours. The default.
+
+        coldforge gemma3-270m-cpu
+
+    Hardware: two CPU cores, 8 GB. Hours and score: not run to its end.
+    """
+    first = grpo.gemma3_270m()
+    cold = dataclasses.replace(
+        sft.gemma3_270m(),
+        loop=dataclasses.replace(sft.gemma3_270m().loop, steps=40, eval_every=20, checkpoint_every=20),
+    )
+    return PipelineConfig(
+        data=DataOptions(
+            rows=("nano:2500",), questions=("nano:6000",), heldout=("nano:250",),
+            prepare=PrepareOptions(max_tokens=512, heldout_rows=150),
+        ),
+        cold_start=cold,
+        rl_1=first,
+        reject=reject.gemma3_270m(),
+        sft_2=cold,
+        rl_2=second_stage(first),
+        evaluation=EvaluationOptions(max_new_tokens=128),
+        estimates={
+            "data": Estimate(minutes=1, gb=0.5),
+            "cold-start": Estimate(minutes=17, gb=6.5),
+            "rl-1": Estimate(minutes=60, gb=5.6),
+            "reject": Estimate(minutes=60, gb=3.0),
+            "sft-2": Estimate(minutes=17, gb=6.5),
+            "rl-2": Estimate(minutes=60, gb=5.6),
+            "evaluation": Estimate(minutes=3, gb=3.0),
+        },
+    )  # fmt: skip
+
+
+def gemma3_1b_v5e8() -> PipelineConfig:
+    """Gemma3 1B on a v5e-8 (a Kaggle or Colab notebook): Bespoke-Stratos and GSM8K, in sessions of 9 hours.
+
+        coldforge gemma3-1b-v5e8 --weights gemma-3-1b-pt --max-hours 8.7
+
+    Hardware: TPU v5e-8. Hours and score: not run.
+    """
+    first = grpo.gemma3_1b()
+    return PipelineConfig(
+        data=DataOptions(
+            rows=("bespokelabs/Bespoke-Stratos-17k",), questions=("openai/gsm8k:main",), heldout=("openai/gsm8k:main",),
+            prepare=PrepareOptions(heldout_rows=300),
+        ),
+        cold_start=sft.gemma3_1b(),
+        rl_1=first,
+        reject=reject.gemma3_1b(),
+        sft_2=sft.gemma3_1b(),
+        rl_2=second_stage(first),
+        evaluation=EvaluationOptions(max_new_tokens=2048),
+    )  # fmt: skip
+
+
+def gemma3_4b_v5e64() -> PipelineConfig:
+    """Gemma3 4B on a v5e-64: Bespoke-Stratos and GSM8K, one row of every batch on each chip.
+
+        coldforge gemma3-4b-v5e64 --weights gemma-3-4b-pt --distributed.initialize
+
+    on every host, with paths that all hosts see. Hardware: TPU v5e-64 (16 hosts). Hours and score: not run.
+    """
+    cold = sft.gemma3_4b()
+    cold = dataclasses.replace(cold, batches=dataclasses.replace(cold.batches, rows=64), lora=LoraOptions())
+    base = grpo.gemma3_1b()
+    first = dataclasses.replace(
+        base,
+        model=cold.model,
+        rollout=dataclasses.replace(base.rollout, questions=64),
+        rows=RowOptions(seq_len=8192, rows=64),
+    )
+    return dataclasses.replace(
+        gemma3_1b_v5e8(), cold_start=cold, rl_1=first, sft_2=cold, rl_2=second_stage(first),
+        reject=dataclasses.replace(reject.gemma3_1b(), model=cold.model),
+    )  # fmt: skip
+
+
+def r1() -> PipelineConfig:
+    """The paper's numbers, stage by stage, for Gemma3 1B on a v5e-8; weeks of it, so above all to read.
+
+        coldforge r1 --weights gemma-3-1b-pt --max-hours 8.7
+
+    Hardware: TPU v5e-8 and up. Hours and score: not run. Rollouts of 8,192 samples of up to 32,768 tokens.
+    """
+    first = grpo.r1()
+    return dataclasses.replace(
+        gemma3_1b_v5e8(), rl_1=first, reject=reject.r1(), rl_2=second_stage(first),
+        evaluation=EvaluationOptions(samples=16, max_new_tokens=32_768),
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], PipelineConfig]] = {
+    "gemma3-270m-cpu": gemma3_270m_cpu,
+    "gemma3-1b-v5e8": gemma3_1b_v5e8,
+    "gemma3-4b-v5e64": gemma3_4b_v5e64,
+    "r1": r1,
+}

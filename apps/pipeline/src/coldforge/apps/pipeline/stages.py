@@ -1,0 +1,197 @@
+"""The stages in their order: what decides each one's result, what it reads, and the program that makes it.
+
+    data ─► cold-start ─► rl-1 ─► reject ─► sft-2 ─► rl-2 ─► evaluation/…
+
+Each stage is the function behind its own command (`coldforge-sft` and so on), called with options that say where the
+stage before has left its result. A stage's program is imported when it runs.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from coldforge.apps.grpo import config as grpo
+from coldforge.apps.pipeline.config import EvaluationOptions, Options, PipelineConfig
+from coldforge.apps.pipeline.data import Places
+from coldforge.apps.pipeline.ledger import Work
+from coldforge.apps.reject import config as reject
+from coldforge.apps.sft import config as sft
+
+CHECKPOINTS = {"base": None, "cold start": "cold-start", "GRPO 1": "rl-1", "SFT 2": "sft-2", "GRPO 2": "rl-2"}
+"""What is evaluated: its name in tables → the stage that made it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        work: What the ledger knows of it.
+        group: Its name on the command line.
+        title: For people.
+        run: Makes it, in so many hours at most; returns the exit code of its program.
+    """
+
+    work: Work
+    group: str
+    title: str
+    run: Callable[[float | None], int]
+
+
+def stages_of(options: Options) -> list[Stage]:
+    """All stages of a pipeline, in their order."""
+    config, run = seeded(options.config, options.seed), options.run
+    places = Places.under(run / "data")
+    base = {"weights": None if options.weights is None else str(options.weights.absolute())}
+
+    def tuned(name: str, title: str, chosen: sft.SftConfig, data: str, start: str | None = None) -> Stage:
+        rows = places.rows if data == "data" else run / data
+        reads = (data,) if start is None else (data, start)
+        work = Work(name, {"config": chosen, **base, "from": start}, reads, _config_fields(sft.MAY_DIFFER))
+
+        def call(hours: float | None) -> int:
+            from coldforge.apps.sft.main import run as program
+
+            begun = None if start is None else run / start
+            return program(
+                sft.Options(
+                    run=run / name, data=rows, config=chosen, max_hours=hours, start=begun, weights=options.weights,
+                    tokenizer=options.tokenizer,
+                )
+            )  # fmt: skip
+
+        return Stage(work, name, title, call)
+
+    def reinforced(name: str, title: str, chosen: grpo.GrpoRunConfig, start: str) -> Stage:
+        work = Work(name, {"config": chosen, **base}, ("data", start), _config_fields(grpo.MAY_DIFFER))
+        asked = dataclasses.replace(
+            chosen, questions=dataclasses.replace(chosen.questions, sources=(str(places.questions),))
+        )
+
+        def call(hours: float | None) -> int:
+            from coldforge.apps.grpo.main import run as program
+
+            return program(
+                grpo.Options(
+                    run=run / name, start=run / start, config=asked, max_hours=hours, weights=options.weights,
+                    tokenizer=options.tokenizer,
+                )
+            )  # fmt: skip
+
+        return Stage(work, name, title, call)
+
+    return [
+        _data(options, config, base),
+        tuned("cold-start", "cold start: the form, from worked examples", config.cold_start, "data"),
+        reinforced("rl-1", "GRPO 1: rewards by rules", config.rl_1, "cold-start"),
+        _rejection(options, config, base, places),
+        tuned(
+            "sft-2", "SFT 2: the policy's own right answers", config.sft_2, "reject",
+            None if config.sft_2_from == "base" else config.sft_2_from,
+        ),
+        reinforced("rl-2", "GRPO 2: rules and language", config.rl_2, "sft-2"),
+        *(
+            _evaluation(label, stage, options, config.evaluation, base, places)
+            for label, stage in CHECKPOINTS.items()
+        ),
+    ]  # fmt: skip
+
+
+def seeded(config: PipelineConfig, seed: int) -> PipelineConfig:
+    """The configuration with all seeds moved by `seed`, so that runs of different seeds have nothing in common."""
+    replace = dataclasses.replace
+
+    def sft_of(chosen: sft.SftConfig) -> sft.SftConfig:
+        return replace(chosen, loop=replace(chosen.loop, seed=chosen.loop.seed + seed))
+
+    def grpo_of(chosen: grpo.GrpoRunConfig) -> grpo.GrpoRunConfig:
+        return replace(
+            chosen, loop=replace(chosen.loop, seed=chosen.loop.seed + seed),
+            questions=replace(chosen.questions, seed=chosen.questions.seed + seed),
+        )  # fmt: skip
+
+    return replace(
+        config, cold_start=sft_of(config.cold_start), sft_2=sft_of(config.sft_2), rl_1=grpo_of(config.rl_1),
+        rl_2=grpo_of(config.rl_2), reject=replace(config.reject, seed=config.reject.seed + seed),
+    )  # fmt: skip
+
+
+def evaluation_folder(label: str) -> str:
+    """Where a checkpoint's evaluation lies in the run: "evaluation/cold-start"."""
+    return f"evaluation/{label.lower().replace(' ', '-')}"
+
+
+def _config_fields(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Fields of a stage's configuration as its settings name them."""
+    return tuple(f"config.{name}" for name in names)
+
+
+def _data(options: Options, config: PipelineConfig, base: Mapping[str, Any]) -> Stage:
+    settings = {"config": config.data, **base, "seed": options.seed}
+
+    def call(hours: float | None) -> int:
+        del hours
+        from coldforge.apps.pipeline.data import make_data
+        from coldforge.stages import devices
+        from coldforge.stages.find import find_tokenizer, find_weights
+
+        if devices.first():
+            weights = find_weights(options.weights, config.cold_start.model.size)
+            tokenizer = find_tokenizer(options.tokenizer, weights)
+            name = (options.tokenizer or weights or Path("tokenizer")).name
+            make_data(config.data, tokenizer, name, options.run / "data", options.seed)
+        devices.together()
+        return 0
+
+    return Stage(Work("data", settings, (), ("config.processes",)), "data", "data: rows, questions, held out", call)
+
+
+def _rejection(options: Options, config: PipelineConfig, base: Mapping[str, Any], places: Places) -> Stage:
+    chosen = dataclasses.replace(
+        config.reject, questions=dataclasses.replace(config.reject.questions, sources=(str(places.questions),))
+    )
+    work = Work("reject", {"config": config.reject, **base}, ("data", "rl-1"), _config_fields(reject.MAY_DIFFER))
+
+    def call(hours: float | None) -> int:
+        from coldforge.apps.reject.main import run as program
+
+        start, out = options.run / "rl-1", options.run / "reject"
+        return program(
+            reject.Options(
+                start=start, out=out, config=chosen, max_hours=hours, weights=options.weights,
+                tokenizer=options.tokenizer,
+            )
+        )  # fmt: skip
+
+    return Stage(work, "reject", "rejection sampling: right and clean samples become rows", call)
+
+
+def _evaluation(
+    label: str, stage: str | None, options: Options, chosen: EvaluationOptions, base: Mapping[str, Any], places: Places
+) -> Stage:
+    name = evaluation_folder(label)
+    reads = ("data",) if stage is None else ("data", stage)
+
+    def call(hours: float | None) -> int:
+        del hours  # an evaluation that is ended goes on where it was
+        from coldforge.apps.evaluate import options as evaluate
+        from coldforge.apps.evaluate.main import run as program
+        from coldforge.stages.find import find_weights
+
+        size = options.config.cold_start.model.size
+        return program(
+            evaluate.Options(
+                tasks=(str(places.heldout),), out=options.run / name, name=label,
+                model=str(find_weights(options.weights, size)),
+                adapter=None if stage is None else options.run / stage,
+                form=places.rows if stage is None else None,
+                tokenizer=options.tokenizer, samples=None if chosen.temperature == 0 else chosen.samples,
+                greedy=chosen.temperature == 0, temperature=chosen.temperature, top_p=chosen.top_p,
+                max_new_tokens=chosen.max_new_tokens, seed=options.seed,
+                device=evaluate.DeviceOptions(slots=chosen.slots), mesh=options.config.cold_start.mesh,
+            )
+        )  # fmt: skip
+
+    work = Work(name, {"config": chosen, **base, "seed": options.seed}, reads, ("config.slots",))
+    return Stage(work, "evaluation", f"evaluation: {label}", call)

@@ -1,0 +1,87 @@
+"""What will be done, as the program says it before it does anything."""
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from coldforge.apps.pipeline.config import Estimate, Options
+from coldforge.apps.pipeline.main import NAMES, parse, within
+from coldforge.apps.pipeline.presets import PRESETS
+from coldforge.apps.pipeline.stages import seeded, stages_of
+from coldforge.apps.pipeline.view import budget, show_plan
+
+
+def options(**changes: Any) -> Options:
+    return Options(run=Path("runs/x"), config=PRESETS["gemma3-270m-cpu"](), **changes)
+
+
+def test_stages_follow_each_other_and_read_what_came_before() -> None:
+    done: set[str] = set()
+    for stage in stages_of(options()):
+        assert set(stage.work.reads) <= done
+        assert stage.group in NAMES
+        done.add(stage.work.name)
+    assert [stage.group for stage in stages_of(options())][:6] == list(NAMES[:6])
+
+
+def test_until_ends_after_a_stage() -> None:
+    assert [stage.work.name for stage in within(options(until="rl-1"))] == ["data", "cold-start", "rl-1"]
+
+
+def test_from_after_until_is_refused() -> None:
+    with pytest.raises(ValueError, match="--from sft-2 comes after --until rl-1"):
+        within(options(start="sft-2", until="rl-1"))
+
+
+def test_the_second_fine_tuning_reads_the_policy_only_where_it_starts_from_it() -> None:
+    def reads(chosen: Options) -> tuple[str, ...]:
+        return next(stage.work.reads for stage in stages_of(chosen) if stage.work.name == "sft-2")
+
+    assert reads(options()) == ("reject",)
+    config = dataclasses.replace(options().config, sft_2_from="rl-1")
+    assert reads(dataclasses.replace(options(), config=config)) == ("reject", "rl-1")
+
+
+def test_a_seed_moves_all_seeds() -> None:
+    config = PRESETS["gemma3-270m-cpu"]()
+    moved = seeded(config, 5)
+    for part in ("cold_start", "rl_1", "sft_2", "rl_2"):
+        assert getattr(moved, part).loop.seed == getattr(config, part).loop.seed + 5
+    assert moved.rl_1.questions.seed == config.rl_1.questions.seed + 5
+    assert moved.reject.seed == config.reject.seed + 5
+    assert seeded(config, 0) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_dry_run_shows_the_plan_at_80_columns(preset: str, tmp_path: Path) -> None:
+    chosen = parse([preset, "--run", str(tmp_path / "run"), "--dry-run", "--max-hours", "0.5"])
+    console = Console(width=80, file=io.StringIO(), record=True)
+    show_plan([(stage, None) for stage in within(chosen)], chosen, console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "GRPO 1: rewards by rules" in text
+    assert "stages are left" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_budget_says_where_a_session_will_end() -> None:
+    stages = within(options(until="rl-1"))
+    known = {
+        "data": Estimate(minutes=1, gb=1),
+        "cold-start": Estimate(minutes=50, gb=1),
+        "rl-1": Estimate(minutes=90, gb=1),
+    }
+    assert budget(stages, known, None) == "3 stages are left, about 2.4 h."
+    assert "will probably end in rl-1; the same command goes on, about 3 sessions in all" in budget(stages, known, 1.0)
+    assert budget(stages, known, 9.0).endswith("this session has 9.0 h.")
+    assert budget([], known, 9.0) == "All stages are done."
+
+
+def test_a_stage_that_nobody_knows_is_named() -> None:
+    assert budget(within(options(until="cold-start")), {"data": Estimate(minutes=1, gb=1)}, None) == (
+        "2 stages are left, about 60 s and cold-start."
+    )

@@ -1,0 +1,127 @@
+"""The program around the stages: what is skipped, what ends a run, what is left behind. The stages here are fakes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coldforge import training
+from coldforge.apps.pipeline import main as program
+from coldforge.apps.pipeline.config import Options
+from coldforge.apps.pipeline.ledger import Work
+from coldforge.apps.pipeline.presets import PRESETS
+from coldforge.apps.pipeline.stages import Stage
+
+ORDER = ("data", "cold-start", "rl-1")
+Run = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs three fake stages; returns the exit code and which of them were called."""
+
+    def call(
+        codes: dict[str, int | Exception] | None = None, *, steps: int = 1, **changes: object
+    ) -> tuple[int, list[str]]:
+        called: list[str] = []
+
+        def stage(name: str, reads: tuple[str, ...]) -> Stage:
+            def do(hours: float | None) -> int:
+                called.append(name)
+                (tmp_path / "run" / name).mkdir(exist_ok=True)
+                code = (codes or {}).get(name, 0)
+                if isinstance(code, Exception):
+                    raise code
+                return code
+
+            settings = {"steps": steps if name == "cold-start" else 0}
+            return Stage(Work(name, settings, reads), name, f"the stage {name}", do)
+
+        stages = [stage(name, ORDER[:place]) for place, name in enumerate(ORDER)]
+        monkeypatch.setattr(program, "within", lambda _: stages)
+        options = Options(run=tmp_path / "run", config=PRESETS["gemma3-270m-cpu"](), **changes)  # type: ignore[arg-type]
+        return program.run(options), called
+
+    return call
+
+
+def entries(tmp_path: Path) -> dict[str, dict[str, object]]:
+    return dict(training.read_manifest(tmp_path / "run").figures["stages"])
+
+
+def test_finished_stages_are_skipped(run: Run, tmp_path: Path) -> None:
+    assert run() == (0, list(ORDER))
+    assert run() == (0, [])
+    manifest = training.read_manifest(tmp_path / "run")
+    assert manifest.status == "finished"
+    assert "<h2>Stages</h2>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_failed_gate_ends_the_run_and_is_told_in_the_report(run: Run, tmp_path: Path) -> None:
+    assert run({"cold-start": 3}) == (3, ["data", "cold-start"])
+    assert training.read_manifest(tmp_path / "run").status == "failed"
+    assert "a gate has failed" in (tmp_path / "run" / "report.html").read_text()
+    assert "not begun" in (tmp_path / "run" / "report.html").read_text()
+    assert run() == (0, ["cold-start", "rl-1"])  # tried once more, say with another limit
+
+
+def test_a_stage_that_stopped_in_time_goes_on(run: Run, tmp_path: Path) -> None:
+    assert run({"rl-1": 75}) == (75, list(ORDER))
+    assert entries(tmp_path)["rl-1"]["status"] == "stopped"
+    assert run() == (0, ["rl-1"])
+    assert entries(tmp_path)["rl-1"]["sessions"] == 2
+
+
+def test_what_a_stage_raises_is_kept_and_raised(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such rows"):
+        run({"data": ValueError("no such rows")})
+    assert entries(tmp_path)["data"]["note"] == "ValueError: no such rows"
+    assert training.read_manifest(tmp_path / "run").status == "failed"
+    assert run() == (0, list(ORDER))
+
+
+def test_a_changed_option_redoes_what_depends_on_it(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    capsys.readouterr()
+    assert run(steps=2) == (0, ["cold-start", "rl-1"])
+    said = capsys.readouterr().err
+    assert "cold-start again: steps was 1, is 2" in said
+    assert "rl-1 again: cold-start is another" in said
+    assert sorted(each.name for each in (tmp_path / "run" / "superseded").iterdir()) == ["cold-start-1", "rl-1-1"]
+
+
+def test_from_does_a_stage_and_what_follows_again(run: Run) -> None:
+    run()
+    assert run(start="cold-start") == (0, ["cold-start", "rl-1"])
+
+
+def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run({"rl-1": 75})
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(steps=2, dry_run=True) == (0, [])
+    assert "cold-start again: steps was 1, is 2" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_no_stage_begins_when_the_time_is_used_up(run: Run, tmp_path: Path) -> None:
+    assert run(max_hours=1e-6) == (75, [])
+    assert training.read_manifest(tmp_path / "run").status == "stopped"
+
+
+def test_a_directory_of_something_else_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "letters.txt").write_text("x")
+    with pytest.raises(training.RunError, match="not empty and not a run"):
+        run()
+
+
+def test_the_manifest_is_json(run: Run, tmp_path: Path) -> None:
+    run()
+    stored = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert stored["figures"]["stages"]["data"]["status"] == "finished"
