@@ -19,6 +19,8 @@ from coldforge.modeling import from_hf, load
 from coldforge.modeling.hf import canonical
 from coldforge.modeling.layout import parameters
 
+pytestmark = pytest.mark.whole
+
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(path.parent for path in DATA.glob("*/oracle.npz"))
 

@@ -14,7 +14,7 @@ import pytest
 from coldforge.modeling import load, safetensors_file, save_checkpoint
 from coldforge.modeling.config import to_hf
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [pytest.mark.whole, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 EMBEDDING = (262_144, 256)  # 268 MB in float32, of 270 MB
 

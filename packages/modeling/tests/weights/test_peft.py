@@ -23,6 +23,8 @@ from coldforge.modeling import (
     set_lora,
 )
 
+pytestmark = pytest.mark.whole
+
 ALL = LoraConfig(rank=4, alpha=6.0)
 TARGETS = {
     "all": ALL.targets,

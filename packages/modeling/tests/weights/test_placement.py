@@ -19,6 +19,8 @@ from coldforge.modeling.config import to_hf
 from coldforge.modeling.hf import HFSource
 from coldforge.modeling.weights import build
 
+pytestmark = pytest.mark.whole
+
 MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 8}, {"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
 
 

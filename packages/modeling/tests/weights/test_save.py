@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 
 from coldforge.modeling import LoraConfig, add_lora, from_hf, load, lora_state, make_mesh, save, save_hf, set_lora
 
+pytestmark = pytest.mark.whole
+
 CHECKPOINTS = ["tiny_kv2", "tiny_multimodal_wrapper", "kv1_qscale", "like_27b", "bf16"]
 
 
