@@ -39,16 +39,17 @@ class Recipe:
     """What decides the weights."""
 
     seed: int = 0
-    documents: int = 400_000
-    embed: int = 128
-    mlp: int = 384
+    documents: int = 120_000
+    embed: int = 96
+    mlp: int = 288
     layers: int = 6
-    heads: int = 4
+    heads: int = 3
     window: int = 64
-    rows: int = 16
-    seq_len: int = 256
+    rows: int = 32
+    seq_len: int = 128
     rate: float = 3e-3
-    steps: int = 0  # 0: one pass over the documents
+    steps: int = 0  # of the schedule; 0: one pass over the documents
+    stop: int = 1000  # end after so many of them; 0: after all
 
     @property
     def model(self) -> Gemma3Config:
@@ -85,7 +86,7 @@ def make_examples(work: Path, count: int, seed: int, tokenizer: Tokenizer) -> Ex
     return Examples.load(path, seed)
 
 
-def train(recipe: Recipe, work: Path, examples: Examples, heldout: Examples) -> tuple[modeling.Gemma3, FitResult, int]:
+def train(recipe: Recipe, work: Path, examples: Examples, heldout: Examples) -> tuple[modeling.Gemma3, FitResult]:
     """Pretrains, from the newest checkpoint if there is one."""
     batches = Batches(examples, seq_len=recipe.seq_len, rows=recipe.rows, seed=recipe.seed)
     steps = recipe.steps or batches.steps(1)
@@ -100,7 +101,8 @@ def train(recipe: Recipe, work: Path, examples: Examples, heldout: Examples) -> 
         total = sum_all([evaluate(state.params, view.frozen, training.place_batch(batch)) for batch in held])
         return {"loss": total.loss, "weight": total.weight} | total.aux
 
-    identity = {name: str(value) for name, value in dataclasses.asdict(recipe).items()} | {"corpus": examples.hash}
+    decisive = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "stop"}
+    identity = {name: str(value) for name, value in decisive.items()} | {"corpus": examples.hash}
     checkpointer = training.Checkpointer(work / "checkpoints", identity=identity, keep_last=1)
     with checkpointer as checkpoints:
         shapes = training.abstract_state(view.params, optimizer)
@@ -111,9 +113,10 @@ def train(recipe: Recipe, work: Path, examples: Examples, heldout: Examples) -> 
                 train=lambda state, batch: step(state, view.frozen, batch), batches=batches, checkpoints=checkpoints,
                 place=training.place_batch, evaluate=held_out, log=log, clock=training.Throughput(), show=show,
             )  # fmt: skip
-            result = fit(start, parts, FitConfig(steps=steps, eval_every=500, checkpoint_every=500, save_best=False))
+            last = min(recipe.stop or steps, steps)
+            result = fit(start, parts, FitConfig(steps=last, eval_every=500, checkpoint_every=500, save_best=False))
     batches.close()
-    return modeling.with_params(model, result.state.params), result, steps
+    return modeling.with_params(model, result.state.params), result
 
 
 def sum_all(sums: list[training.Sums]) -> training.Sums:
@@ -164,10 +167,10 @@ def main() -> None:
     print(
         f"{len(examples):,} documents, {examples.tokens:,} tokens; {recipe.model.num_params:,} parameters", flush=True
     )
-    model, result, steps = train(recipe, work, examples, heldout)
+    model, result = train(recipe, work, examples, heldout)
     facts = {
-        "recipe": dataclasses.asdict(recipe), "parameters": recipe.model.num_params, "steps": steps,
-        "tokens": examples.tokens, "loss": result.metrics["eval/loss"],
+        "recipe": dataclasses.asdict(recipe), "parameters": recipe.model.num_params, "steps": result.step,
+        "loss": result.metrics["eval/loss"],
         "minutes_of_last_session": round((time.monotonic() - begun) / 60, 1),
     }  # fmt: skip
     print(json.dumps(facts))

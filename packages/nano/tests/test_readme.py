@@ -15,9 +15,10 @@ def test_example(tmp_path, monkeypatch, capsys):
     [code] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
-    question, steps, row = capsys.readouterr().out.splitlines()
+    question, steps, files, row = capsys.readouterr().out.splitlines()
     assert re.search(r" = → -?\d+$", question)
     assert steps.endswith(" rl")
+    assert "'model.safetensors', " in files
     assert row.startswith('{"question": ')
     assert len((tmp_path / "heldout.jsonl").read_text(encoding="utf-8").splitlines()) == 100
 

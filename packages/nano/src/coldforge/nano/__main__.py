@@ -1,8 +1,9 @@
-"""`python -m coldforge.nano DIR`: writes the rows that the stages read."""
+"""`python -m coldforge.nano DIR`: writes the rows that the stages read, and says where the model is."""
 
 import argparse
 from pathlib import Path
 
+from coldforge.nano.model import model_dir
 from coldforge.nano.rows import write_cold_start, write_questions
 
 
@@ -15,6 +16,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--heldout", type=int, default=300, metavar="ROWS")
     parser.add_argument("--seed", type=int, default=0, help="another one gives other rows of the same splits")
     given = parser.parse_args(args)
+    print(model_dir())
     print(write_cold_start(given.directory / "cold-start.jsonl", given.cold_start, seed=given.seed))
     for split in ("rl", "heldout"):
         path = given.directory / f"{split}.jsonl"
