@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_weights(tmp_path: Path) -> None:
         find_weights(Path("nowhere"), "1b")
     with pytest.raises(FileNotFoundError, match="a 1b needs weights: --weights PATH"):
         find_weights(None, "1b")
+
+
+def test_the_nano_model_comes_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = find_weights(None, "nano")
+    assert place is not None
+    assert (place / "model.safetensors").is_file()
+    assert find_tokenizer(None, place).vocab_size == 768
+    monkeypatch.setitem(sys.modules, "coldforge.nano", None)
+    with pytest.raises(ModuleNotFoundError, match="nano model is not installed: pip install coldforge-nano"):
+        find_weights(None, "nano")
 
 
 def test_tokenizer(vocabulary: Path, tmp_path: Path) -> None:

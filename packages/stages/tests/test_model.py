@@ -10,6 +10,7 @@ from flax import nnx
 
 from coldforge import modeling, training
 from coldforge.data import Tokenizer
+from coldforge.stages.find import find_weights
 from coldforge.stages.model import (
     AdapterError,
     abstract_model,
@@ -17,6 +18,8 @@ from coldforge.stages.model import (
     check_size,
     load_adapter,
     load_base,
+    model_config,
+    read_config,
     with_adapter,
 )
 from coldforge.stages.options import LoraOptions, ModelConfig, SavingOptions
@@ -57,6 +60,13 @@ def test_shapes_are_those_of_the_real_thing(size: str, train: str) -> None:
         real = adapted(load_base(None, model, 512, None), model, LORA, seed=0)
         shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), nnx.state(made))
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), nnx.state(real)) == shapes
+
+
+def test_the_nano_model_is_of_the_size_that_its_preset_is_for() -> None:
+    place = find_weights(None, "nano")
+    assert place is not None
+    assert read_config(place) == model_config(ModelConfig(size="nano"))
+    assert model_config(ModelConfig(size="nano")).num_params < 1_000_000
 
 
 def test_weights_of_another_size_are_named() -> None:
