@@ -61,7 +61,7 @@ if installed := pyenv_versions(Path(os.environ.get("PYENV_ROOT", Path.home() / "
 
 MEMBERS = find_members(ROOT)
 EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
-# Lowest dependencies on the lowest Python, highest on the highest. They leave out the tests marked `whole`, which make up
+# Lowest dependencies on the lowest Python, highest on the highest. They leave out the tests marked `whole`, which take
 # most of a run's time, and which `tests` has run: 5,400 s did not suffice for three runs of every test.
 EACH_WHEEL = [
     nox.param(python, member, resolution, id=f"{member.name}-{resolution.removesuffix('-direct')}", tags=[member.name])

@@ -79,7 +79,7 @@ def test_root_installs_every_app_and_forwards_its_extras():
 
 
 def test_layer_table_has_the_designs_rows():
-    apps = ["apps/*", "apps/evaluate", "apps/plan"]
+    apps = ["apps/*", "apps/evaluate", "apps/pipeline", "apps/plan"]
     rows = PYPROJECT["tool"]["coldforge"]["layers"]
     packages = {"data", "modeling", "losses", "rewards", "training", "rollout", "sft", "grpo", "eval", "nano", "stages"}
     assert rows.keys() == packages | set(apps)
