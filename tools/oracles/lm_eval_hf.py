@@ -2,11 +2,13 @@ r"""Our model under lm-evaluation-harness against the harness's own Hugging Face
 
     python tools/oracles/lm_eval_hf.py export DIR            # weights as a Hugging Face directory, tasks, their data
     WHAT="--tasks coldforge_choice,coldforge_prose,coldforge_sums --include_path DIR/tasks --log_samples"
-    lm_eval run --model hf --model_args pretrained=DIR/hf,dtype=float32,attn_implementation=eager --batch_size 16 \
+    lm_eval run --model hf --model_args pretrained=DIR/hf,dtype=float32,attn_implementation=eager,add_bos_token=True \
+        --batch_size 16 \
         $WHAT --output_path DIR/theirs
     coldforge-evaluate lm-eval run --model coldforge --model_args model=DIR/hf,dtype=float32 \
         $WHAT --output_path DIR/ours
     python tools/oracles/lm_eval_hf.py compare DIR           # exit code 1 unless scores agree, and 1e-3 nats a token
+    python tools/oracles/lm_eval_hf.py own DIR               # the sums by coldforge.eval: the same texts and score?
 
 The harness's backend runs in an environment of its own (lm-eval, transformers, torch CPU); the rest in ours with the
 extras gemma3-270m, reasoning-gym and lm-eval. The tasks' data is made here, as no data set comes with the harness:
@@ -122,6 +124,43 @@ def compare(directory: Path) -> int:
     return 0 if worst < NATS else 1
 
 
+def own(directory: Path) -> int:
+    """The few-shot sums through `coldforge.eval` and the sampler, without the harness."""
+    from coldforge.apps.evaluate.local import find_local, load_local
+    from coldforge.apps.evaluate.options import LocalOptions
+    from coldforge.data.records import Question
+    from coldforge.eval import ExactMatch, Extraction, PromptStyle, Sampling, Task, evaluate, find_samples
+    from coldforge.eval.records import as_text
+
+    theirs = samples(directory / "theirs", "coldforge_sums")
+    ends = "Question:"
+    shots = theirs[0]["arguments"]["gen_args_0"]["arg_0"].rpartition(ends)[0]
+    prompt = PromptStyle(
+        name="shots", ask=shots + "Question: {question}\nAnswer:", raw=True, stop=("\n\n", ends), max_new_tokens=64,
+        matcher=ExactMatch(filters=(Extraction("number", NUMBER["regex_pattern"]),)), formed=False,
+    )  # fmt: skip
+    questions = [
+        Question(f"{i:04d}", row["doc"]["question"], row["doc"]["answer"], "auto", "sums")
+        for i, row in sorted(theirs.items())
+    ]
+    task = Task(
+        name="sums", version="1", questions=questions, prompt=prompt, verifier=prompt.matcher, samples=1, chance=0.0,
+        stop=prompt.stop, max_new_tokens=64,
+    )  # fmt: skip
+    options = LocalOptions(model=directory / "hf", dtype="float32")
+    local = load_local(find_local(options), options, None)
+    results = evaluate(
+        [task], local.generate, directory / "own", model={"name": "270m"}, sampling=Sampling.greedy(), render=as_text,
+        say=lambda text: None,
+    )  # fmt: skip
+    texts = {int(each.question): each.text for each in find_samples(directory / "own")}
+    equal = sum(texts[i] == row["resps"][0][0] for i, row in theirs.items())
+    mine = results.tasks["sums"].metrics.accuracy.value
+    their = score(directory / "theirs", "coldforge_sums")["exact_match,number"]
+    print(f"coldforge.eval {mine:.5f}, Hugging Face {their}, {equal} of {len(theirs)} texts are the same")
+    return 0 if abs(mine - their) < 1e-5 and equal == len(theirs) else 1
+
+
 def samples(directory: Path, task: str) -> dict[int, Any]:
     [path] = sorted(directory.rglob(f"samples_{task}_*.jsonl"))[-1:]
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -136,8 +175,11 @@ def score(directory: Path, task: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("export", "compare"))
+    parser.add_argument("what", choices=("export", "compare", "own"))
     parser.add_argument("directory", type=Path)
     parser.add_argument("--count", type=int, default=100, help="samples of a task")
     args = parser.parse_args()
-    sys.exit(export(args.directory, args.count) if args.what == "export" else compare(args.directory))
+    if args.what == "export":
+        export(args.directory, args.count)
+    else:
+        sys.exit(compare(args.directory) if args.what == "compare" else own(args.directory))
