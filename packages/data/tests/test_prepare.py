@@ -21,7 +21,7 @@ import pytest
 
 from coldforge.data import Part, Tokenizer, open_dataset, sources
 from coldforge.data.dataset import MANIFEST, UNFINISHED
-from coldforge.data.prepare import Options, Prepared, Progress, prepare, shards, state
+from coldforge.data.prepare import Options, Prepared, Progress, prepare, run, shards, state
 from coldforge.data.prepare.heldout import QUESTIONS, HeldOut, question_number
 from coldforge.data.prepare.run import NothingLeftError
 

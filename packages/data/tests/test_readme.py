@@ -70,7 +70,7 @@ def test_the_questions_example_runs(
     monkeypatch.chdir(tmp_path)
     rows = [{"question": f"What is {n} + 1?", "answer": f"One more than {n}.\n#### {n + 1}"} for n in range(30)]
     (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    [example] = [text for text in EXAMPLES if "open_questions(" in text]
+    [example] = [text for text in EXAMPLES if "split_questions(" in text]
     names: dict = {}
     exec(compile(example, "README.md", "exec"), names)
     assert re.match(r"-?\d+ auto \S+ \[.*\]\n\{'count': ", capsys.readouterr().out)
