@@ -11,7 +11,8 @@
 Packages and apps are found by their folders: a new one is taken up by itself.
 
 `tests` gives each package an environment of its own that holds what the package declares and its `test` group, nothing
-else: an undeclared import fails there. `wheel` gives it a new one each time, with built wheels in place of sources:
+else: an undeclared import fails there. `wheel` gives it a new one each time, with built wheels in place of sources
+(`wheels` has all of them in one):
 missing files, and bounds between siblings that the workspace ignores, fail there. All environments are made by uv and
 lie in .nox, as do the compilation cache that all sessions share and the built wheels. Sessions call `uv sync` without
 `--frozen`, because the committed uv.lock is address-free and completed on first use (tools/lock.py).
@@ -23,6 +24,7 @@ developer's machine, and fail where CI is set. Long checks do not belong to the 
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
@@ -61,13 +63,12 @@ if installed := pyenv_versions(Path(os.environ.get("PYENV_ROOT", Path.home() / "
 
 MEMBERS = find_members(ROOT)
 EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
-# Lowest dependencies on the lowest Python, highest on the highest. They leave out the tests marked `whole`, which take
-# most of a run's time, and which `tests` has run: 5,400 s did not suffice for three runs of every test.
-EACH_WHEEL = [
-    nox.param(python, member, resolution, id=f"{member.name}-{resolution.removesuffix('-direct')}", tags=[member.name])
-    for member in MEMBERS.values()
-    for python, resolution in ((PYTHONS[-1], "highest"), (PYTHONS[0], "lowest-direct"))
-]
+EACH_WHEEL = [nox.param(member, id=f"{member.name}-lowest", tags=[member.name]) for member in MEMBERS.values()]
+# The tests of these take minutes, mostly on one core: two processes share them out by files.
+IN_TWO = ("app-grpo", "app-sft", "modeling")
+# `tests` has run those marked `whole`, which take most of the time. Of three runs of every test, one to a session of its
+# own for the highest dependencies too, CI's 5,400 s did not see the end.
+QUICK = ("-m", "not real and not slow and not whole")
 
 
 def isolate(session: nox.Session) -> None:
@@ -129,45 +130,55 @@ def tests(session: nox.Session, member: Member) -> None:
     """A package's tests in an environment that holds what it declares and nothing else."""
     isolate(session)
     sync(session, f"--package={member.distribution}", "--group=test")
-    run_pytest(session, member)
+    run_pytest(session, member, *(("-n", "2", "--dist", "loadfile") if member.name in IN_TWO else ()))
 
 
-@nox.session(reuse_venv=False)
-@nox.parametrize(["python", "member", "resolution"], EACH_WHEEL)
-def wheel(session: nox.Session, member: Member, resolution: str) -> None:
-    """A package's tests against its built wheel, in a new environment, on its highest or lowest dependencies.
+@nox.session(python=PYTHONS[0], reuse_venv=False)
+@nox.parametrize("member", EACH_WHEEL)
+def wheel(session: nox.Session, member: Member) -> None:
+    """A package's quick tests against its built wheel, in a new environment, on its lowest dependencies.
 
-    Tests marked `whole` are left out; `-- -m "not real and not slow"` takes them in.
-
-    Siblings come from wheels built here: constraints of the form `name @ file://…` keep an index's release of the same
-    name out. Lowest versions are compiled from the pyproject, since `--resolution lowest-direct` on a wheel lowers
-    nothing: seen from the installer, the wheel is the only direct dependency.
+    Lowest versions are compiled from the pyproject, since `--resolution lowest-direct` on a wheel lowers nothing: seen
+    from the installer, the wheel is the only direct dependency. Tests marked `whole` are left out; `-- -m "not real and
+    not slow"` takes them in.
     """
     isolate(session)
     scratch = Path(session.create_tmp())
-    wheels = {one.distribution: build_wheel(session, one, scratch) for one in closure(member, MEMBERS)}
-    pins = scratch / "siblings.txt"
-    pins.write_text("".join(f"{name} @ {path.as_uri()}\n" for name, path in wheels.items()), encoding="utf-8")
-    uv_pip = ("uv", "pip")
-    if resolution != "highest":
-        lows = scratch / "lows.txt"
-        project = str(member.path / "pyproject.toml")
-        how = ("--quiet", "--no-sources", "--no-header", "--no-annotate", "--python", python_of(session))
-        session.run_install(
-            *uv_pip,
-            "compile",
-            project,
-            f"--resolution={resolution}",
-            f"--constraint={pins}",
-            f"--output-file={lows}",
-            *how,
-        )
-        pins = lows
-    group = f"--group={member.path / 'pyproject.toml'}:test"
-    install = ("install", "--quiet", "--no-sources", f"--constraint={pins}", group, str(wheels[member.distribution]))
-    session.run_install(*uv_pip, *install)
+    wheels, pins = build_wheels(session, closure(member, MEMBERS), scratch)
+    project, lows = member.path / "pyproject.toml", scratch / "lows.txt"
+    how = ("--quiet", "--no-sources", "--no-header", "--no-annotate", "--python", python_of(session))
+    session.run_install(
+        "uv", "pip", "compile", str(project), "--resolution=lowest-direct", f"--constraint={pins}",
+        f"--output-file={lows}", *how,
+    )  # fmt: skip
+    install = ("install", "--quiet", "--no-sources", f"--constraint={lows}", f"--group={project}:test")
+    session.run_install("uv", "pip", *install, str(wheels[member.distribution]))
     session.run("python", "-c", f"import {member.module} as m; assert 'site-packages' in m.__file__, m.__file__")
-    run_pytest(session, member, "-m", "not real and not slow and not whole")
+    run_pytest(session, member, *QUICK)
+
+
+@nox.session(python=PYTHONS[-1], reuse_venv=False)
+def wheels(session: nox.Session) -> None:
+    """All built wheels side by side on the highest Python and dependencies: the quick tests, member by member."""
+    isolate(session)
+    built, pins = build_wheels(session, MEMBERS.values(), Path(session.create_tmp()))
+    groups = [f"--group={member.path / 'pyproject.toml'}:test" for member in MEMBERS.values()]
+    install = ("install", "--quiet", "--no-sources", f"--constraint={pins}", *groups)
+    session.run_install("uv", "pip", *install, *map(str, built.values()))
+    for member in MEMBERS.values():
+        session.run("python", "-c", f"import {member.module} as m; assert 'site-packages' in m.__file__, m.__file__")
+        run_pytest(session, member, *QUICK)
+
+
+def build_wheels(session: nox.Session, members: Iterable[Member], folder: Path) -> tuple[dict[str, Path], Path]:
+    """Builds members' wheels: by distribution, and a file of constraints.
+
+    Constraints of the form `name @ file://…` keep an index's release of the same name out.
+    """
+    built = {one.distribution: build_wheel(session, one, folder) for one in members}
+    pins = folder / "siblings.txt"
+    pins.write_text("".join(f"{name} @ {path.as_uri()}\n" for name, path in built.items()), encoding="utf-8")
+    return built, pins
 
 
 def build_wheel(session: nox.Session, member: Member, folder: Path) -> Path:
