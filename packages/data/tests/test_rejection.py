@@ -30,6 +30,8 @@ from coldforge.data.rejection import (
 )
 from coldforge.data.rejection.acceptance import bucket
 
+pytestmark = pytest.mark.whole
+
 FORM = ReasoningFormat(template="Think, then answer.")
 WAYS = (
     "Add both.",

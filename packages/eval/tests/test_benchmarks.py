@@ -13,6 +13,8 @@ from coldforge.eval.benchmarks import SOLUTION, TASKS, chance_of, read_any, read
 from coldforge.eval.ifeval import INSTRUCTIONS
 from coldforge.eval.rows import find_files, open_rows, read_table
 
+pytestmark = pytest.mark.whole
+
 ROWS = {
     "gsm8k": {"question": "Ann has 3 bags of 4.  How many?", "answer": "3 * 4 = <<3*4=12>>12\n#### 1,012"},
     "math500": {

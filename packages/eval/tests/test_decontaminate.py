@@ -12,6 +12,8 @@ from coldforge.data.ngrams import words
 from coldforge.data.records import AnswerKind, Example, Question, Refusal, Row
 from coldforge.eval.decontaminate import Item, items_of, overlap
 
+pytestmark = pytest.mark.whole
+
 SECRET = (
     "A train leaves the station at noon and travels north at sixty miles an hour until it meets "
     "another one that left two hours later on the same track from the other end"

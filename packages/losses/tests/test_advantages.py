@@ -9,6 +9,8 @@ import pytest
 
 from coldforge.losses import advantages
 
+pytestmark = pytest.mark.whole
+
 SIZES = [4, 1, 3, 5, 2]
 MASK = np.arange(5) < np.array(SIZES)[:, None]
 REWARDS = np.where(MASK, np.random.default_rng(0).integers(0, 5, MASK.shape) / 4, np.nan)

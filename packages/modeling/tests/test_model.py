@@ -13,6 +13,8 @@ from jaxtyping import TypeCheckError, jaxtyped
 from coldforge.modeling import Gemma3, Gemma3Config, abstract_model, init_cache, init_model
 from coldforge.modeling.model import RMSNorm, rotary_angles, rotate, segment_positions
 
+pytestmark = pytest.mark.whole
+
 SEQ = 40  # five windows; every test of packing uses this length, so that they share one compilation
 
 

@@ -23,6 +23,8 @@ from coldforge.modeling import (
     set_lora,
 )
 
+pytestmark = pytest.mark.whole
+
 KINDS = [None, LoraConfig(rank=4), LoraConfig(rank=3, alpha=5.0, quantize="int8"), LoraConfig(rank=4, quantize="nf4")]
 IDS = ["base", "lora", "int8", "nf4"]
 

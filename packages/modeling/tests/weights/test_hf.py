@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from coldforge.modeling import ConfigError, WeightsError, load, safetensors_file
 from coldforge.modeling.config import to_hf
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def write(tmp_path, small_config, tensors):
