@@ -20,8 +20,6 @@ from coldforge.apps.prepare import main as program
 from coldforge.data import open_dataset
 from coldforge.data.prepare import Options
 
-pytestmark = pytest.mark.whole
-
 HERE = Path(__file__).parent.parent
 README = (HERE / "README.md").read_text(encoding="utf-8")
 Run = Callable[..., tuple[int, str, str]]
