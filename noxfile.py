@@ -151,7 +151,8 @@ def wheel(session: nox.Session, member: Member) -> None:
         "uv", "pip", "compile", str(project), "--resolution=lowest-direct", f"--constraint={pins}",
         f"--output-file={lows}", *how,
     )  # fmt: skip
-    install = ("install", "--quiet", "--no-sources", f"--constraint={lows}", f"--group={project}:test")
+    limits = (f"--constraint={lows}", f"--constraint={pins}")  # the second for siblings that only tests want
+    install = ("install", "--quiet", "--no-sources", *limits, f"--group={project}:test")
     session.run_install("uv", "pip", *install, str(wheels[member.distribution]))
     session.run("python", "-c", f"import {member.module} as m; assert 'site-packages' in m.__file__, m.__file__")
     run_pytest(session, member, *QUICK)
