@@ -8,6 +8,8 @@ import pytest
 from coldforge.apps.grpo.main import parse
 from coldforge.apps.grpo.presets import PRESETS
 
+pytestmark = pytest.mark.whole
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = {"--adapter", "--topology", "--extra"}  # of coldforge-chat, coldforge-plan and uv
 

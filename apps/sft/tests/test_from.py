@@ -21,6 +21,8 @@ from coldforge.stages.gate import read_replies
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
 
+pytestmark = pytest.mark.whole
+
 SHORT = (
     "--loop.steps", "2", "--gate.prompts", "4", "--gate.min-prompts", "4", "--gate.max-new-tokens", "32",
     "--gate.format", "0", "--gate.ended", "0", "--gate.truncated", "1", "--gate.accuracy-drop", "1",

@@ -7,6 +7,8 @@ import pytest
 
 from coldforge.apps.sft.main import parse
 
+pytestmark = pytest.mark.whole
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
