@@ -7,8 +7,9 @@ would go unseen.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from coldforge.data import FormatError, ReasoningFormat
+from coldforge.data import FormatError, Question, ReasoningFormat, Tokenizer
 from coldforge.rewards import Fallback, Grader, MathPool, Response
 from coldforge.sft import Graded
 
@@ -42,3 +43,11 @@ def fault_of(text: str, form: ReasoningFormat) -> str:
     except FormatError as error:
         return re.split("[:;]", str(error))[0]
     return ""
+
+
+def response_of(question: Question, sample: Any, tokenizer: Tokenizer) -> Response:
+    """A sample of `coldforge.rollout` as graders take it: its text without the token that ended it."""
+    ended = sample.finish_reason == "stop"
+    text = tokenizer.decode(sample.tokens[: len(sample.tokens) - ended], skip_special=False)
+    meta = {"kind": question.kind, **question.meta}
+    return Response(text, len(sample.tokens), ended, question.text, question.answer, meta)

@@ -27,7 +27,6 @@ from coldforge.rewards import (
     LanguageConsistency,
     MathPool,
     Repetition,
-    Response,
     Reward,
     Rewards,
     SoftOverlong,
@@ -35,7 +34,7 @@ from coldforge.rewards import (
     Weighted,
 )
 from coldforge.sft import Graded
-from coldforge.stages.grade import grade
+from coldforge.stages.grade import grade, response_of
 
 
 class Judging:
@@ -64,7 +63,7 @@ class Judging:
             RewardError: A reward failed; the sample is shown.
         """
         question = question_at(self.inputs, self.config, position)
-        responses = [self._response(question, sample) for sample in samples]
+        responses = [response_of(question, sample, self.inputs.tokenizer) for sample in samples]
         scores = self.rewards.score(responses)
         with self._lock:
             self._verdicts.update(score.notes["verdict"] for score in scores)
@@ -90,14 +89,8 @@ class Judging:
 
     def graded(self, questions: Sequence[Question], samples: Sequence[Any]) -> list[Graded]:
         """One graded reply to each question."""
-        responses = [self._response(*pair) for pair in zip(questions, samples, strict=True)]
+        responses = [response_of(*pair, self.inputs.tokenizer) for pair in zip(questions, samples, strict=True)]
         return grade(responses, self.inputs.form, self.pool)
-
-    def _response(self, question: Question, sample: Any) -> Response:
-        ended = sample.finish_reason == "stop"
-        text = self.inputs.tokenizer.decode(sample.tokens[: len(sample.tokens) - ended], skip_special=False)
-        meta = {"kind": question.kind, **question.meta}
-        return Response(text, len(sample.tokens), ended, question.text, question.answer, meta)
 
 
 def parts(options: RewardOptions, form: ReasoningFormat, limit: int) -> list[Weighted]:

@@ -11,7 +11,8 @@ from typing import Any
 from coldforge.apps.reject.config import GradingOptions
 from coldforge.data import Question, ReasoningFormat, Tokenizer
 from coldforge.data.rejection import Sampled
-from coldforge.rewards import Grader, MathPool, Response
+from coldforge.rewards import Grader, MathPool
+from coldforge.stages.grade import response_of
 
 
 class Judge:
@@ -36,14 +37,8 @@ class Judge:
         Raises:
             ValueError: The question's right answer is none, or its scorer is unknown.
         """
-        responses = [self._response(question, sample) for sample in samples]
+        responses = [response_of(question, sample, self._tokenizer) for sample in samples]
         return [
             Sampled(one.text, one.tokens, one.ended, str(one.verdict or "not judged"), one.answer, one.detail)
             for one in self._grader.judge(responses)
         ]
-
-    def _response(self, question: Question, sample: Any) -> Response:
-        ended = sample.finish_reason == "stop"
-        text = self._tokenizer.decode(sample.tokens[: len(sample.tokens) - ended], skip_special=False)
-        meta = {"kind": question.kind, **question.meta}
-        return Response(text, len(sample.tokens), ended, question.text, question.answer, meta)
