@@ -93,6 +93,7 @@ def decided(stages: Sequence[Stage], ledger: "Ledger", options: Options) -> "lis
 def work(options: Options, run: "training.Run") -> int:
     """The stages, one after the other, in an open run."""
     from coldforge.apps.pipeline.ledger import Ledger
+    from coldforge.apps.pipeline.outcome import checkpoints_of
     from coldforge.apps.pipeline.report import write_report
     from coldforge.stages import devices
 
@@ -113,8 +114,9 @@ def work(options: Options, run: "training.Run") -> int:
         if code != PASSED:
             break
     if devices.first():
-        view.show_results(options.run, out)
-        page = write_report(run, ledger, within(options), options)
+        found = checkpoints_of(options.run)
+        view.show_results(found, out)
+        page = write_report(run, ledger, [stage for stage, _ in plan], options, found)
         notes.print(f"{page}\ntensorboard --logdir {options.run}", soft_wrap=True, markup=False)
     status, note = ENDS[code]
     run.close(status, note)

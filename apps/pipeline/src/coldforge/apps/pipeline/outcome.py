@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coldforge.apps.pipeline.stages import CHECKPOINTS, evaluation_folder
-from coldforge.eval import Comparison, Evaluation, compare_evaluations, open_evaluation
+from coldforge.eval import Comparison, Evaluation, TaskResult, compare_evaluations, open_evaluation
 from coldforge.eval.settings import RESULTS
 
 
@@ -25,6 +25,11 @@ class Checkpoint:
     evaluation: Evaluation
     before: Comparison | None
     base: Comparison | None
+
+    @property
+    def result(self) -> TaskResult:
+        """What it came to on the one task that it is given."""
+        return self.evaluation.results.tasks[task_of(self.evaluation)]
 
 
 def checkpoints_of(run: str | Path) -> list[Checkpoint]:

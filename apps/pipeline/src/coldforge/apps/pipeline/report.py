@@ -17,7 +17,7 @@ from coldforge import training
 from coldforge.apps.grpo.story import CURVES as RL_CURVES
 from coldforge.apps.pipeline.config import Options
 from coldforge.apps.pipeline.ledger import Ledger
-from coldforge.apps.pipeline.outcome import Checkpoint, checkpoints_of, differences, task_of
+from coldforge.apps.pipeline.outcome import Checkpoint, differences, task_of
 from coldforge.apps.pipeline.stages import Stage
 from coldforge.apps.sft.story import CURVES as SFT_CURVES
 from coldforge.eval.pages import asked, flat, shown_sample
@@ -37,15 +37,16 @@ CURVES: Mapping[str, Curves] = {
 }
 
 
-def write_report(run: training.Run, ledger: Ledger, stages: Sequence[Stage], options: Options) -> Path:
+def write_report(
+    run: training.Run, ledger: Ledger, stages: Sequence[Stage], options: Options, found: Sequence[Checkpoint]
+) -> Path:
     """Writes the page from what lies in the run; returns its path."""
-    found = checkpoints_of(run.path)
     values = {
         "title": run.path.name,
         "manifest": run.manifest,
         "minutes": sum(entry["seconds"] for entry in ledger.entries.values()) / 60,
         "first": found[0] if found else None,
-        "task": found[0].evaluation.results.tasks[task_of(found[0].evaluation)] if found else None,
+        "task": found[0].result if found else None,
         "accuracy": whiskers("accuracy", "Right answers", _rows(found)).svg if found else "",
         "checkpoints": [_checkpoint(each) for each in found],
         "differences": differences(found),
@@ -68,14 +69,11 @@ def write_report(run: training.Run, ledger: Ledger, stages: Sequence[Stage], opt
 
 
 def _rows(found: Sequence[Checkpoint]) -> list[Row]:
-    return [
-        Row(each.label, [each.evaluation.results.tasks[task_of(each.evaluation)].metrics.accuracy], 0.0)
-        for each in found
-    ]
+    return [Row(each.label, [each.result.metrics.accuracy], 0.0) for each in found]
 
 
 def _checkpoint(each: Checkpoint) -> dict[str, Any]:
-    metrics = each.evaluation.results.tasks[task_of(each.evaluation)].metrics
+    metrics = each.result.metrics
     return {
         "label": each.label, "accuracy": metrics.accuracy.text,
         "form": "–" if metrics.well_formed is None else metrics.well_formed.text,

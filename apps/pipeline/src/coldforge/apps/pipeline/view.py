@@ -13,9 +13,8 @@ from coldforge.apps.pipeline.config import Estimate, Options
 from coldforge.apps.pipeline.stages import Stage
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from coldforge.apps.pipeline.ledger import Decision
+    from coldforge.apps.pipeline.outcome import Checkpoint
 
 WORDS = {"done": "done", "go on": "goes on", "begin": "", "again": "again"}
 
@@ -67,20 +66,19 @@ def heading(number: int, count: int, stage: Stage, decision: "Decision", console
     console.print(Rule(Text(f"{number}/{count}  {stage.title}{f' ({word})' if word else ''}", "bold"), align="left"))
 
 
-def show_results(run: "Path", console: Console) -> None:
+def show_results(found: "Sequence[Checkpoint]", console: Console) -> None:
     """Accuracy of each checkpoint, paired with the one before; nothing where none is evaluated yet."""
-    from coldforge.apps.pipeline.outcome import checkpoints_of, differences, task_of
+    from coldforge.apps.pipeline.outcome import differences
 
-    found = checkpoints_of(run)
     if not found:
         return
-    task = found[0].evaluation.results.tasks[task_of(found[0].evaluation)]
+    task = found[0].result
     title = f"{task.questions:,} held-out questions, {task.samples} sample{'s' * (task.samples > 1)} each"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("", "right (95 %)", "in form", "cut off", "tokens"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for each in found:
-        metrics = each.evaluation.results.tasks[task_of(each.evaluation)].metrics
+        metrics = each.result.metrics
         form = "–" if metrics.well_formed is None else f"{100 * metrics.well_formed.value:.0f} %"
         length = metrics.lengths["all"].mean.value
         table.add_row(
