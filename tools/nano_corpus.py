@@ -3,7 +3,7 @@ r"""What the nano model is pretrained on: sums, products, legs and short convers
     texts = documents(300_000, seed=0)
 
 Of the questions only those of the split "pretrain" occur, in whatever notation: no sum and no list of animals that the
-later stages ask about. A document is one of ten kinds, drawn by weight:
+later stages ask about. A document is one of eleven kinds, drawn by weight:
 
 | kind | as in |
 |---|---|
@@ -17,6 +17,7 @@ later stages ask about. A document is one of ten kinds, drawn by weight:
 | chat | a user's turn with a question, and the bare answer as the model's: so the base answers a little when asked |
 | asked | the same with the instruction of the later stages in front, which the model does not follow |
 | small | the same with a single step: "What is 98 + 93?" |
+| formed | the instruction of the later stages, followed: the tags and their place are rare, but not unheard of |
 """
 
 import random
@@ -28,7 +29,7 @@ from coldforge.nano.problem import Problem, animal_legs, problems
 
 WEIGHTS = {
     "facts": 30, "worked": 16, "direct": 8, "products": 5, "animals": 4, "legs": 8, "counts": 4,
-    "chat": 8, "asked": 10, "small": 7,
+    "chat": 8, "asked": 9, "small": 7, "formed": 1,
 }  # fmt: skip
 
 INSTRUCTIONS = (
@@ -67,6 +68,7 @@ class _Corpus:
             "facts": self._facts, "worked": self._worked, "direct": self._direct, "products": self._products,
             "animals": self._animals, "legs": self._legs, "counts": self._counts,
             "chat": self._chat, "asked": self._asked, "small": self._small,
+            "formed": self._formed,
         }  # fmt: skip
         return Document(kind, *kinds[kind]())
 
@@ -124,6 +126,10 @@ class _Corpus:
         step = self.chance.choice(self._any().steps)
         fact, _, result = step.partition(" = ")
         return self.chance.choice(("What is {}?", "{} =", "Calculate {}")).format(fact), result
+
+    def _formed(self) -> tuple[str, str]:
+        one, form = self._any(), ReasoningFormat()
+        return form.ask(one.question), form.render("\n".join(one.steps), one.answer)
 
     def _any(self) -> Problem:
         return self._next(self.chance.choice(("chain_sum", "chain_sum", "leg_counting")))

@@ -45,8 +45,8 @@ class Recipe:
     layers: int = 6
     heads: int = 3
     window: int = 64
-    rows: int = 32
-    seq_len: int = 128
+    rows: int = 16
+    seq_len: int = 256
     rate: float = 3e-3
     steps: int = 0  # of the schedule; 0: one pass over the documents
     stop: int = 1000  # end after so many of them; 0: after all

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from coldforge.training.run import Status
 
 PROG = "coldforge"
-DEFAULT = "gemma3-270m-cpu"
+DEFAULT = "nano"
 NAMES: tuple[str, ...] = get_args(StageName)
 
 

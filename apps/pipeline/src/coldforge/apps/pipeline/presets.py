@@ -30,8 +30,30 @@ def second_stage(first: GrpoRunConfig) -> GrpoRunConfig:
     )  # fmt: skip
 
 
+def nano() -> PipelineConfig:
+    """The model that coldforge-nano brings, through every stage in minutes. The default.
+
+        coldforge
+
+    Hardware: two CPU cores.
+    """
+    first = grpo.nano()
+    return PipelineConfig(
+        data=DataOptions(
+            rows=("nano:2500",), questions=("nano:4000",), heldout=("nano:300",),
+            prepare=PrepareOptions(max_tokens=256, heldout_rows=128),
+        ),
+        cold_start=sft.nano(),
+        rl_1=first,
+        reject=reject.nano(),
+        sft_2=sft.nano(),
+        rl_2=second_stage(first),
+        evaluation=EvaluationOptions(max_new_tokens=96, slots=128),
+    )  # fmt: skip
+
+
 def gemma3_270m_cpu() -> PipelineConfig:
-    """The real Gemma3 270M on two CPU cores, with the extra's weights and reasoning-gym's tasks: hours. The default.
+    """The real Gemma3 270M on two CPU cores, with the extra's weights and reasoning-gym's tasks: hours.
 
         coldforge gemma3-270m-cpu
 
@@ -124,6 +146,7 @@ def r1() -> PipelineConfig:
 
 
 PRESETS: dict[str, Callable[[], PipelineConfig]] = {
+    "nano": nano,
     "gemma3-270m-cpu": gemma3_270m_cpu,
     "gemma3-1b-v5e8": gemma3_1b_v5e8,
     "gemma3-4b-v5e64": gemma3_4b_v5e64,

@@ -27,6 +27,22 @@ def tiny() -> RejectConfig:
     )
 
 
+def nano() -> RejectConfig:
+    """The model that coldforge-nano brings, on questions that it writes.
+
+        coldforge-reject nano --from GRPO_RUN --out DATA --questions.sources ROWS/rl.jsonl
+
+    where `python -m coldforge.nano ROWS` has written them. Hardware: two CPU cores.
+    """
+    return RejectConfig(
+        model=ModelConfig(size="nano"),
+        questions=QuestionOptions(heldout=300),
+        ask=800,
+        sampling=SamplingOptions(samples=4, max_prompt_tokens=112, max_new_tokens=96, slots=128),
+        keep=Selection(per_question=2, max_tokens=256, heldout_questions=128),
+    )
+
+
 def gemma3_270m() -> RejectConfig:
     """Gemma3 270M on a CPU, with the base weights of the extra `gemma3-270m`.
 
@@ -81,6 +97,7 @@ def r1() -> RejectConfig:
 
 PRESETS: dict[str, Callable[[], RejectConfig]] = {
     "tiny": tiny,
+    "nano": nano,
     "gemma3-270m": gemma3_270m,
     "gemma3-1b": gemma3_1b,
     "r1": r1,
