@@ -75,7 +75,7 @@ def test_the_budget_says_where_a_session_will_end() -> None:
         "cold-start": Estimate(minutes=50, gb=1),
         "rl-1": Estimate(minutes=90, gb=1),
     }
-    assert budget(stages, known, None) == "3 stages are left, about 2.4 h."
+    assert budget(stages, known, None) == "3 stages are left: about 2.4 h."
     assert "will probably end in rl-1; the same command goes on, about 3 sessions in all" in budget(stages, known, 1.0)
     assert budget(stages, known, 9.0).endswith("this session has 9.0 h.")
     assert budget([], known, 9.0) == "All stages are done."
@@ -83,5 +83,5 @@ def test_the_budget_says_where_a_session_will_end() -> None:
 
 def test_a_stage_that_nobody_knows_is_named() -> None:
     assert budget(within(options(until="cold-start")), {"data": Estimate(minutes=1, gb=1)}, None) == (
-        "2 stages are left, about 60 s and cold-start."
+        "2 stages are left: about 60 s and cold-start, whose time is not known."
     )

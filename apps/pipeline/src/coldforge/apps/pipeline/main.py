@@ -55,7 +55,9 @@ def run(options: Options) -> int:
         return PASSED
     from coldforge import training
     from coldforge.stages import devices
+    from coldforge.stages.find import find_weights
 
+    find_weights(options.weights, options.config.cold_start.model.size)  # refuses before the run's directory is made
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     devices.join(options.distributed)
     with training.open_run(options.run, stage="pipeline", config=options.config, may_differ=("*",)) as opened:

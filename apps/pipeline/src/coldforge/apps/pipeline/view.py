@@ -45,7 +45,10 @@ def budget(left: Sequence[Stage], estimates: Mapping[str, Estimate], max_hours: 
         return "All stages are done."
     known = sum(each.minutes for _, each in minutes if each is not None)
     unknown = [stage.work.name for stage, each in minutes if each is None]
-    said = f"{len(left)} stages are left, about {_time(known)}" + (f" and {', '.join(unknown)}" if unknown else "")
+    count = "One stage is" if len(left) == 1 else f"{len(left)} stages are"
+    takes = [f"about {_time(known)}"] if known else []
+    takes += [f"{', '.join(unknown)}, whose time is not known"] if unknown else []
+    said = f"{count} left: {' and '.join(takes)}"
     if max_hours is None:
         return f"{said}."
     box_minutes, spent = 60 * max_hours, 0.0

@@ -1,0 +1,136 @@
+"""Shows that a pipeline ends with the same adapters whatever happens to it on the way.
+
+    python tools/pipeline_proof.py kill WORK --kills 20     SIGKILL at random moments, then to the end
+    python tools/pipeline_proof.py box WORK --hours 0.05    sessions with --max-hours, until it is done
+    python tools/pipeline_proof.py compare RUN RUN          what two runs came to, stage by stage
+
+The first two make the undisturbed run WORK/whole if it is not there, then the disturbed one, and compare both.
+`--words` are what `coldforge` is given (default: the preset nano). Exit code 1 if adapters differ.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from coldforge import training
+
+STAGES = ("cold-start", "rl-1", "sft-2", "rl-2")
+STOPPED = 75
+
+
+def start(run: Path, words: list[str]) -> subprocess.Popen[bytes]:
+    """Starts the pipeline in a process group of its own; what it says is added to RUN.log."""
+    command = [sys.executable, "-m", "coldforge.apps.pipeline.main", *words, "--run", str(run)]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with run.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def finish(run: Path, words: list[str]) -> int:
+    """Runs it to its end; returns the exit code."""
+    return start(run, words).wait()
+
+
+def whole(work: Path, words: list[str]) -> Path:
+    """The undisturbed run."""
+    run, begun = work / "whole", time.monotonic()
+    if (code := finish(run, words)) != 0:
+        sys.exit(f"the undisturbed run ended with code {code}; see {run.with_suffix('.log')}")
+    print(f"undisturbed: {time.monotonic() - begun:.0f} s", flush=True)
+    return run
+
+
+def stage_of(run: Path) -> str:
+    """The stage that the ledger calls running."""
+    manifest = run / "manifest.json"
+    entries = json.loads(manifest.read_text("utf-8"))["figures"].get("stages", {}) if manifest.exists() else {}
+    return next((name for name, entry in entries.items() if entry["status"] == "running"), "between stages")
+
+
+def kill(run: Path, words: list[str], kills: int, mean: float, seed: int) -> None:
+    """Kills it so many times, each after a random time around `mean` seconds, then lets it finish."""
+    chance, done = random.Random(seed), 0
+    while done < kills:
+        process, wait = start(run, words), chance.uniform(0.1, 1.9) * mean
+        try:
+            code = process.wait(wait)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            done += 1
+            print(f"kill {done} after {wait:.1f} s, in {stage_of(run)}", flush=True)
+        else:
+            sys.exit(f"it ended with code {code} after {done} kills: ask for a smaller --mean")
+    print(f"then to its end: code {finish(run, words)}", flush=True)
+
+
+def box(run: Path, words: list[str], hours: float) -> None:
+    """Sessions of so many hours until it does not stop in time any more."""
+    for session in range(1, 100):
+        begun = time.monotonic()
+        code = finish(run, [*words, "--max-hours", str(hours)])
+        print(f"session {session}: code {code} after {time.monotonic() - begun:.0f} s", flush=True)
+        if code != STOPPED:
+            return
+
+
+def compare(one: Path, other: Path) -> bool:
+    """Prints what differs; says whether all adapters are the same to the bit."""
+    same = True
+    for stage in STAGES:
+        first, second = (_adapter(run / stage) for run in (one, other))
+        curves = [training.read_metrics(run / stage).get("train/loss") for run in (one, other)]
+        apart = "no losses" if None in curves else _apart(*curves)
+        print(f"{stage}: adapter {'the same' if first == second else 'differs'} ({first[:12]}); {apart}")
+        same &= first == second
+    return same
+
+
+def _adapter(stage: Path) -> str:
+    place = training.read_manifest(stage).adapter_path
+    if place is None:
+        sys.exit(f"{stage} has no adapter")
+    return hashlib.sha256((Path(place) / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def _apart(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> str:
+    (steps, losses), (others, other_losses) = one, other
+    if not np.array_equal(steps, others):
+        return f"{len(steps)} losses against {len(others)}"
+    return f"{len(steps)} losses, at most {np.abs(losses - other_losses).max():.3g} apart"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("kill", "box", "compare"))
+    parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--mean", type=float, default=30.0, help="seconds between kills")
+    parser.add_argument("--hours", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--words", default="nano", help="what coldforge is given, in one string")
+    args = parser.parse_args()
+    words = args.words.split()
+    if args.what == "compare":
+        one, other = args.paths
+    else:
+        [work] = args.paths
+        one, other = whole(work, words), work / args.what
+        if args.what == "kill":
+            kill(other, words, args.kills, args.mean, args.seed)
+        else:
+            box(other, words, args.hours)
+    sys.exit(0 if compare(one, other) else 1)
+
+
+if __name__ == "__main__":
+    main()
