@@ -196,3 +196,16 @@ def test_the_real_tokenizer_and_real_rows(here: Path, run: Run) -> None:
     dataset = open_dataset(here / "set")
     assert dataset.manifest["tokenizer"]["vocab_size"] == 262_144
     assert dataset.train.lengths.max() < 600
+
+
+def test_the_beginning_of_a_source_is_not_taken_for_all_of_it(here: Path, run: Run) -> None:
+    rows = [json.loads(line) for line in (here / "rows.jsonl").read_text("utf-8").splitlines()]
+    (here / "rows.json").write_text(json.dumps(rows), "utf-8")
+    limited = ("--out", "set", "--tokenizer", "tokenizer.model", "--limit", "30")
+    code, _, err = run("rows.json", *limited)
+    assert code == 0
+    assert err.startswith(
+        "coldforge-prepare: of rows.json the first 30 rows were read, in their order, as it is not known"
+    )
+    code, _, err = run("rows.jsonl", *limited[2:], "--out", "other")
+    assert (code, err) == (0, "")

@@ -201,3 +201,22 @@ def test_every_example_fits_the_format(pieces: list[str], worked: bool) -> None:
     found = convert(Row("s", 0, chat("".join(pieces))), Conversion(accept_worked=worked))
     if isinstance(found, Example):
         assert FORM.parse(found.messages(FORM)[-1]["content"]) == (found.reasoning, found.answer)
+
+
+PROSE = "First we add the three fours, which gives twelve, and so the whole of it comes to "
+
+
+def test_a_solution_between_our_tags_of_an_answer_is_no_answer() -> None:
+    """What the run did that this project began with: 59 % of right answers became 0 %."""
+    own = chat(f"<reasoning>Seven.</reasoning><answer>{PROSE}\\boxed{{7}}.</answer>")
+    found = converted(own)
+    assert (found.answer, found.kind) == ("7", "number")
+    assert found.reasoning == f"Seven.\n\n{PROSE}\\boxed{{7}}."
+    refusal = refused(chat(f"<reasoning>Seven.</reasoning><answer>{PROSE}7</answer>"))
+    assert refusal.reason == "prose-answer"
+    assert refusal.detail.startswith("the answer is prose, no value that can be compared: 'First we add")
+
+
+@pytest.mark.parametrize("answer", ["7", "x \\in (0, 1)", "Yes, he is", "the left one of the two", "```\nx = 1\n```"])
+def test_short_answers_and_code_between_our_tags_are_taken_as_they_are(answer: str) -> None:
+    assert converted(chat(FORM.render("Seven.", answer))).answer == answer

@@ -340,6 +340,51 @@ def test_sources_of_all_kinds_together(make: Callable[..., Prepared], files: lis
         prepare([], tmp_path / "none", tokenizer=None)  # type: ignore[arg-type]
 
 
+def kinds_of_rows(prepared: Prepared) -> Counter[str]:
+    records = [*prepared.dataset.train, *prepared.dataset.heldout]
+    return Counter(record.question.split()[0] for record in records)
+
+
+def test_a_limit_takes_rows_from_all_parts_of_a_sorted_source(make: Callable[..., Prepared], tmp_path: Path) -> None:
+    """The run that this project began with took the first 2,000 rows of 16,710, all of one kind."""
+    rows = [
+        {"question": f"{kind} number {n}?", "solution": f"It is so.\n#### {n}"}
+        for kind in ("maths", "code", "science")
+        for n in range(100)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "sorted.jsonl").write_text(text)
+    prepared = make("set", [tmp_path / "sorted.jsonl"], limit=30)
+    assert kinds_of_rows(prepared) == {"maths": 10, "code": 10, "science": 10}
+    assert prepared.first_only == ()
+    (tmp_path / "open.jsonl").write_text(text.rstrip("\n"))  # one more row than line ends
+    assert kinds_of_rows(make("open", [tmp_path / "open.jsonl"], limit=7)).total() == 7
+
+    (tmp_path / "sorted.json").write_text(json.dumps(rows))  # how many there are is known at its end
+    prepared = make("array", [tmp_path / "sorted.json"], limit=30)
+    assert kinds_of_rows(prepared) == {"maths": 30}
+    assert prepared.first_only == ("sorted.json",)
+    assert make("array", [tmp_path / "sorted.json"], limit=30).first_only == ("sorted.json",), "asked again"
+    page = (tmp_path / "array" / "audit.html").read_text()
+    assert "the first 30 rows, in their order, of sorted.json" in page
+    assert make("less", [tmp_path / "sorted.json"], limit=301).first_only == ()
+
+
+def test_a_limit_goes_on_where_it_was_ended(make: Callable[..., Prepared], tmp_path: Path) -> None:
+    rows = [{"question": f"number {n}?", "solution": f"It is so.\n#### {n}"} for n in range(900)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def stop(now: Progress) -> None:
+        if now.rows >= 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make("set", [tmp_path / "rows.jsonl"], limit=100, commit_seconds=0, progress=stop)
+    resumed, whole = (make(name, [tmp_path / "rows.jsonl"], limit=100) for name in ("set", "other"))
+    assert resumed.resumed > 0
+    assert content(resumed.dataset.path) == content(whole.dataset.path)
+
+
 def test_a_hub_set_is_pinned(make: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"question": f"What is {n} and 1?", "answer": f"One more.\n#### {n + 1}"} for n in range(9)]
     asked = []

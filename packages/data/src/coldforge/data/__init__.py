@@ -8,7 +8,8 @@ vocabulary out of a GGUF file.
 `sources` reads rows; `convert` makes examples of them, for which `answers` finds the final answer in a solution;
 `filters` and `duplicates` judge examples, with `ngrams`; `tokens` encodes them and weighs their tokens;
 `audit` counts what became of the rows, and `audit_page` shows it. `dataset` is what they become on disk;
-`packing` plans which examples share a row, and `batches` reads them for training and evaluation.
+`check` finds rows that do not teach what they say; `packing` plans which examples share a row, and `batches` reads them
+for training and evaluation.
 
 `conversations` are rows that do not show their work; `rejection` makes a data set of a policy's own samples.
 
@@ -20,6 +21,7 @@ from coldforge.data.audit import Audit, Sample, SourceAudit
 from coldforge.data.audit_page import audit_page
 from coldforge.data.batches import Batches, EvalBatches, TokenBatch, eval_batches
 from coldforge.data.chat import Message, render_chat
+from coldforge.data.check import RowFault, check_rows
 from coldforge.data.convert import Conversion, convert
 from coldforge.data.dataset import Dataset, Record, Split, open_dataset, write_dataset
 from coldforge.data.duplicates import ExactDuplicates, NearDuplicates
@@ -62,6 +64,7 @@ __all__ = [
     "Refusal",
     "Reply",
     "Row",
+    "RowFault",
     "Sample",
     "SourceAudit",
     "Split",
@@ -70,6 +73,7 @@ __all__ = [
     "Tokenizer",
     "Tokens",
     "audit_page",
+    "check_rows",
     "code_blocks",
     "convert",
     "eval_batches",

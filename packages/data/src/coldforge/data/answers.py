@@ -30,6 +30,7 @@ _ANSWER_LINE = re.compile(
     r"\b(?:the |final )answer\b[^:=]{0,40}?(?: is:?|:)\s*(.+)|^answer(?: is:?|:)\s*(.+)", re.IGNORECASE
 )
 _PLAIN_CHARACTERS, _PLAIN_WORDS = 80, 5
+_PROSE_WORDS = 10
 _NUMBER_CHARACTERS = 200  # Python refuses to read integers of more than 4,300 digits
 
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
@@ -103,6 +104,18 @@ def _is_plain(text: str) -> bool:
     if not text or "\n" in text or len(text) > _PLAIN_CHARACTERS:
         return False
     return answer_kind(unwrap(text)) in (AnswerKind.NUMBER, AnswerKind.CHOICE) or len(text.split()) <= _PLAIN_WORDS
+
+
+def is_prose(answer: str) -> bool:
+    r"""Says whether an answer is a text to read, with which no other can be compared, and not a value.
+
+    More than ten words of two letters or more, TeX's commands not counted; Bespoke-Stratos' solutions have 450 to 2,050
+    characters. Code and proofs are of their own kinds: do not ask of them.
+
+    >>> is_prose("12"), is_prose(r"x \in (-\infty, 1) \text{ or } x = 3"), is_prose("First, " + "we add. " * 6)
+    (False, False, True)
+    """
+    return len(re.findall(r"[^\W\d_]{2,}", re.sub(r"\\[A-Za-z]+", " ", answer))) > _PROSE_WORDS
 
 
 def find_boxes(text: str) -> list[str] | Refusal:

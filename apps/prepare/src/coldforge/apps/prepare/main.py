@@ -89,6 +89,7 @@ def run(command: Command, out: Console, notes: Console) -> int:
         print(f"coldforge-prepare: {error}", file=sys.stderr)
         return 1
     say_resumed(prepared, notes)
+    say_first_only(prepared, command.options.limit)
     show_audit(prepared.audit, out)
     show_dataset(prepared.dataset, out)
     return 0
@@ -119,6 +120,17 @@ def say_resumed(prepared: Prepared, notes: Console) -> None:
         notes.print(f"{prepared.dataset.path} was complete.", style="dim", markup=False)
     elif prepared.resumed:
         notes.print(f"Went on after row {prepared.resumed:,}.", style="dim")
+
+
+def say_first_only(prepared: Prepared, limit: int | None) -> None:
+    """Warns of sources whose beginning is all that was read."""
+    if prepared.first_only:
+        print(
+            f"coldforge-prepare: of {', '.join(prepared.first_only)} the first {limit:,} rows were read, in their "
+            "order, as it is not known how many there are. Where rows are sorted by kind, the other kinds are missing: "
+            "leave --limit out, or give a .jsonl or .parquet file, of which rows are taken evenly spread",
+            file=sys.stderr,
+        )
 
 
 @contextmanager

@@ -51,7 +51,8 @@ class Options:
         heldout_share: The share of questions that goes to the split `heldout`.
         heldout_rows: The number of rows that goes there, instead of a share.
         seed: Which questions are held out, and which dropped rows are shown as samples.
-        limit: Read so many rows of each source at most.
+        limit: Take so many rows of each source at most: evenly spread, as files are often sorted, where it is known how
+            many there are; else the first ones, which `Prepared.first_only` and the audit's page say.
         shard_records: Records in a file.
 
     Raises:

@@ -77,11 +77,13 @@ class Prepared:
         dataset: The data set.
         audit: What became of the rows.
         resumed: The rows that earlier runs had done; all of them if the data set was there already.
+        first_only: Sources of which `limit` took the first rows, as it is not known how many there are.
     """
 
     dataset: Dataset
     audit: Audit
     resumed: int
+    first_only: tuple[str, ...] = ()
 
 
 class _Position(NamedTuple):
@@ -137,12 +139,13 @@ def prepare(
     if _is_finished(out, plan):
         dataset = open_dataset(out)
         audit = Audit.from_dict(dataset.manifest["audit"], seed=options.seed)
-        return Prepared(dataset, audit, sum(account.rows for account in audit.sources.values()))
+        resumed = sum(account.rows for account in audit.sources.values())
+        return Prepared(dataset, audit, resumed, _first_only(found, audit, options.limit))
     contamination = Decontamination(evaluation_texts(evaluation)) if evaluation else None
     total = _total(found, options.limit)
     count = processes or (1 if total is not None and total < _FEW else _processors())
     try:
-        with State(out) as state, _Run(out, plan, options, state) as run:
+        with State(out) as state, _Run(out, plan, options, state, found) as run:
             resumed = run.rows
             with Judges(Judge(tokenizer, options, contamination), count) as judges:
                 chunks = _chunks(found, run.position, options.limit)
@@ -156,7 +159,7 @@ def prepare(
         _forget(out)
         raise
     _forget(out)
-    return Prepared(open_dataset(out), run.audit, resumed)
+    return Prepared(open_dataset(out), run.audit, resumed, _first_only(found, run.audit, options.limit))
 
 
 class NothingLeftError(ValueError):
@@ -207,15 +210,29 @@ def _chunks(found: Sequence[Source], begin: _Position, limit: int | None) -> Ite
     """Yields the rows from a position on, never those of two sources in one chunk."""
     for number, source in enumerate(found[begin.source :], begin.source):
         position = begin if number == begin.source else _Position(number)
-        rows = islice(source.read(position.start), None if limit is None else max(0, limit - position.read))
+        rows = islice(_spread(source, position.start, limit), None if limit is None else max(0, limit - position.read))
         for chunk in batched(rows, _CHUNK):
             position = _Position(number, chunk[-1].index + 1, position.read + len(chunk))
             yield _Chunk([replace(row, source=source.name) for row in chunk], position)
 
 
+def _spread(source: Source, start: int, limit: int | None) -> Iterator[Row]:
+    """The rows from `start` on; of more than `limit` every so many, so that all parts of a sorted source are seen."""
+    rows, count = source.read(start), source.rows
+    if limit is None or count is None or count <= limit:
+        return rows
+    return (row for row in rows if row.index * limit // count != (row.index - 1) * limit // count)
+
+
 def _total(found: Sequence[Source], limit: int | None) -> int | None:
     counts = [source.rows if limit is None or source.rows is None else min(limit, source.rows) for source in found]
     return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _first_only(found: Sequence[Source], audit: Audit, limit: int | None) -> tuple[str, ...]:
+    if limit is None:
+        return ()
+    return tuple(one.name for one in found if one.rows is None and audit.sources[one.name].rows >= limit)
 
 
 class _Run:
@@ -226,13 +243,15 @@ class _Run:
         audit: What became of the rows.
     """
 
-    def __init__(self, out: Path, plan: Mapping[str, Any], options: Options, state: State) -> None:
+    def __init__(
+        self, out: Path, plan: Mapping[str, Any], options: Options, state: State, found: Sequence[Source]
+    ) -> None:
         """Begins, or takes up what the last commit left.
 
         Raises:
             ValueError: It was begun with another plan.
         """
-        self._out, self._plan, self._options, self._state = out, plan, options, state
+        self._out, self._plan, self._options, self._state, self._found = out, plan, options, state, found
         facts = state.facts()
         if facts:
             _refuse_other(out, "holds an unfinished data set that was begun", facts["plan"], plan)
@@ -344,6 +363,8 @@ class _Run:
             named = manifest["tokenizer"]
             facts["tokenizer"] = f"{named['name']}, {named['vocab_size']:,} tokens, sha256 {named['sha256'][:16]}…"
             facts["content"] = f"sha256 {content_hash(manifest)[:16]}…"
+        if names := _first_only(self._found, self.audit, self._options.limit):
+            facts["read in part"] = f"the first {self._options.limit:,} rows, in their order, of {', '.join(names)}"
         page = audit_page(self.audit, max_tokens=self._options.max_tokens, facts=facts)
         atomic(self._out / AUDIT_PAGE, lambda file: _write_text(file, page))
 
