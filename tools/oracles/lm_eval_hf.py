@@ -13,7 +13,8 @@ r"""Our model under lm-evaluation-harness against the harness's own Hugging Face
 The harness's backend runs in an environment of its own (lm-eval, transformers, torch CPU); the rest in ours with the
 extras gemma3-270m, reasoning-gym and lm-eval. The tasks' data is made here, as no data set comes with the harness:
 reasoning-gym's sums as multiple choice (`loglikelihood`) and few-shot (`generate_until`), and prose of this
-repository (`loglikelihood_rolling`).
+repository (`loglikelihood_rolling`). `coldforge_words`, problems in words with worked examples, is for
+`lm_eval_speed.py`.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 TASKS = ("coldforge_choice", "coldforge_prose", "coldforge_sums")
 NATS = 1e-3  # a token
+WORKED = {"function": "regex", "regex_pattern": "#### (-?[0-9]+)"}
 NUMBER = {"function": "regex", "regex_pattern": "(-?[0-9]+)"}
 
 
@@ -59,6 +61,18 @@ def export(directory: Path, count: int) -> None:
             "filter_list": [{"name": "number", "filter": [NUMBER, {"function": "take_first"}]}],
         },
     )  # fmt: skip
+    words = make_words(count)
+    shots = "".join(f"Question: {row['question']}\nAnswer: {row['worked']}\n\n" for row in words[-5:])
+    write_task(
+        directory, "coldforge_words", words[:-5],
+        common
+        | {
+            "output_type": "generate_until", "doc_to_text": shots + "Question: {{question}}\nAnswer:",
+            "doc_to_target": "answer", "generation_kwargs": {"until": ["\n\n", "Question:"], "max_gen_toks": 128},
+            "metric_list": [{"metric": "exact_match"}],
+            "filter_list": [{"name": "number", "filter": [WORKED, {"function": "take_first"}]}],
+        },
+    )  # fmt: skip
     write_task(
         directory, "coldforge_prose", [{"text": text} for text in prose()[:count]],
         common
@@ -84,6 +98,20 @@ def make_sums(count: int) -> list[dict[str, Any]]:
         question = item["question"].rpartition("problem: ")[2] or item["question"]
         rows.append({"question": question, "answer": str(right), "choices": choices, "gold": choices.index(str(right))})
     return rows
+
+
+def make_words(count: int) -> list[dict[str, Any]]:
+    import reasoning_gym
+
+    data = reasoning_gym.create_dataset("gsm_symbolic", size=count + 5, seed=3)
+    return [
+        {
+            "question": item["question"].partition(" Give the result")[0],
+            "answer": item["answer"],
+            "worked": item["metadata"]["answer_cot"],
+        }
+        for item in data
+    ]
 
 
 def prose() -> list[str]:

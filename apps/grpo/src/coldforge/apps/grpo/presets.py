@@ -47,10 +47,9 @@ def nano() -> GrpoRunConfig:
 
         coldforge-grpo nano --from SFT_RUN --run RUN --questions.sources ROWS/rl.jsonl
 
-    where `python -m coldforge.nano ROWS` has written them. Hardware: two CPU cores. Half of the cold start's solutions
-    are quick and often wrong, so what is to be found out first is that working it out pays. Seen, with weights of half
-    as many steps of pretraining and a cold start of 130: right samples 8 to 25 % in 12 updates; not run to the end, nor
-    with the weights that are shipped.
+    where `python -m coldforge.nano ROWS` has written them. Hardware: two CPU cores, 1.4 GB. Half of the cold start's
+    solutions are quick and often wrong, so what is to be found out is that working it out pays. Seen: 60.3 to 85.3 % of
+    300 held-out questions in 20 updates, 3.5 s each on one core; right samples at temperature 1 37 to 83 %.
     """
     return GrpoRunConfig(
         model=ModelConfig(size="nano", remat="none"),
@@ -59,7 +58,7 @@ def nano() -> GrpoRunConfig:
         rollout=RolloutOptions(questions=16, group_size=8, max_prompt_tokens=112, max_new_tokens=64, slots=128),
         rows=RowOptions(seq_len=512, rows=4),
         optimizer=GrpoAdamW(learning_rate=1e-3),
-        loop=GrpoLoop(steps=40, eval_every=0, checkpoint_every=20, texts=2),
+        loop=GrpoLoop(steps=20, eval_every=0, checkpoint_every=5, texts=2),
     )
 
 

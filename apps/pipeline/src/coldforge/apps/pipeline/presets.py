@@ -40,14 +40,14 @@ def nano() -> PipelineConfig:
     first = grpo.nano()
     return PipelineConfig(
         data=DataOptions(
-            rows=("nano:2500",), questions=("nano:4000",), heldout=("nano:300",),
+            rows=("nano:1200",), questions=("nano:4000",), heldout=("nano:300",),
             prepare=PrepareOptions(max_tokens=256, heldout_rows=128),
         ),
         cold_start=sft.nano(),
         rl_1=first,
         reject=reject.nano(),
         sft_2=sft.nano(),
-        rl_2=second_stage(first),
+        rl_2=second_stage(dataclasses.replace(first, loop=dataclasses.replace(first.loop, steps=10))),
         evaluation=EvaluationOptions(max_new_tokens=96, slots=128),
     )  # fmt: skip
 

@@ -37,9 +37,9 @@ def nano() -> RejectConfig:
     return RejectConfig(
         model=ModelConfig(size="nano"),
         questions=QuestionOptions(heldout=300),
-        ask=800,
+        ask=500,
         sampling=SamplingOptions(samples=4, max_prompt_tokens=112, max_new_tokens=96, slots=128),
-        keep=Selection(per_question=2, max_tokens=256, heldout_questions=128),
+        keep=Selection(per_question=2, max_tokens=256, heldout_questions=100),
     )
 
 

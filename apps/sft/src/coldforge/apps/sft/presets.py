@@ -33,17 +33,16 @@ def nano() -> SftConfig:
 
         coldforge-sft nano --data DATA --run RUN
 
-    where `python -m coldforge.nano ROWS` and coldforge-prepare have made DATA. Hardware: two CPU cores. Seen, with
-    weights of half as many steps of pretraining and 130 steps: format 0 to 99 %, right answers 1 to 46 % (37–56) of 100
-    held-out questions. With the weights that are shipped: not run. A base that answers with bare digits has never
-    opened a tag, so the first step's loss is near that of guessing, which the watchdog remarks.
+    where `python -m coldforge.nano ROWS --cold-start 1200` and coldforge-prepare have made DATA. Hardware: two CPU
+    cores, 1.3 GB. Seen: 68 steps in 40 s on one of them, loss 0.57 to 0.12; format 5 to 100 %, right answers 14.8 to
+    58.6 % (50–67) of 128 held-out questions. Half of the rows are quick ways, which it takes on half of the questions.
     """
     return SftConfig(
         model=ModelConfig(size="nano", remat="none"),
         lora=LoraOptions(rank=32, alpha=32.0),
         batches=BatchConfig(seq_len=256, rows=8, accumulation=1),
         optimizer=OptimizerOptions(learning_rate=4e-3, max_grad_norm=1.0),
-        loop=LoopConfig(epochs=2.0, eval_every=50, eval_batches=8, checkpoint_every=100),
+        loop=LoopConfig(eval_every=30, eval_batches=4, checkpoint_every=20),
         gate=GateOptions(prompts=128, max_new_tokens=64, rows=128),
     )
 
