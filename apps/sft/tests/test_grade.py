@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coldforge.apps.sft.grade import grade
+from coldforge.apps.sft import grade as module
+from coldforge.apps.sft.grade import check_grader, grade
 from coldforge.data import AnswerKind, ReasoningFormat, Record
 from coldforge.rewards import Tags
 
@@ -54,3 +55,42 @@ def test_the_forms_of_both_packages_agree() -> None:
         "b",
     ):
         assert Tags().is_well_formed(text) == FORM.is_well_formed(text)
+
+
+def known(*answers: str, kind: AnswerKind = AnswerKind.NUMBER) -> list[Record]:
+    return [replace(RECORD, question=f"How many? {n}", answer=answer, kind=kind) for n, answer in enumerate(answers)]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        known("1,250", "-3", "0.5", "1/2", "12"),
+        known("A", "(A)", "B", "A", kind=AnswerKind.CHOICE),
+        known("Paris", "paris", "the left one", kind=AnswerKind.TEXT),
+        known("def f(): pass", kind=AnswerKind.CODE),
+        known("7", "7"),  # nothing else to be wrong with
+    ],
+)
+def test_our_grader_tells_right_from_wrong(records: list[Record]) -> None:
+    check_grader(records, FORM, timeout=2)
+
+
+def test_a_grader_that_finds_other_answers_or_takes_any_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = known(*[str(n) for n in range(40)])
+
+    def grader(change: object) -> None:
+        monkeypatch.setattr(module, "grade", lambda *a, **k: [change(reply) for reply in grade(*a, **k)])
+
+    grader(lambda reply: replace(reply, correct=reply.correct and reply.wanted not in ("3", "4")))
+    check_grader(records, FORM, timeout=2)  # two of forty may be odd
+    grader(lambda reply: replace(reply, correct=reply.correct and len(reply.wanted) > 1, found=reply.found[:1]))
+    with pytest.raises(
+        ValueError, match=r"calls 10 of 40 replies wrong that are right.* it finds '0', and '0' is right"
+    ):
+        check_grader(records, FORM, timeout=2)
+    grader(lambda reply: replace(reply, correct=True))
+    with pytest.raises(ValueError, match="calls 40 of 40 replies right that have another prompt's answer"):
+        check_grader(records, FORM, timeout=2)
+    grader(lambda reply: replace(reply, well_formed=False))
+    with pytest.raises(ValueError, match="calls 40 of 40 replies wrong that are right"):
+        check_grader(records, FORM, timeout=2)

@@ -1,15 +1,17 @@
 """What is wrong with what a run is given is found before JAX is imported, and named."""
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coldforge.apps.sft.inputs import choose_prompts, find_inputs, prompt_ids
 from coldforge.apps.sft.main import parse
-from coldforge.data import Tokenizer, open_dataset
+from coldforge.data import AnswerKind, Record, Split, Tokenizer, open_dataset, tokenize, write_dataset
 
 Find = Callable[..., object]
 
@@ -51,9 +53,10 @@ def test_prompts_are_the_same_every_time_and_what_training_saw(data: Path, token
         (
             ["--gate.min-prompts", "17"],
             ValueError,
-            r"min-prompts = 17 prompts, and there are 16 \(gate.prompts is 16\)",
+            r"min-prompts = 17 prompts, and there are 16 \(gate.prompts is 16\): 16 prompts show .* ±24 points",
         ),
         (["--gate.max-new-tokens", "20"], ValueError, r"16 of 16 held-out replies .*Pass --gate.max-new-tokens 2\d"),
+        (["--batches.answer-weight", "0"], ValueError, "neither answers nor <end_of_turn>"),
         (["--model.size", "1b"], FileNotFoundError, "a 1b needs weights: --weights PATH"),
     ],
 )
@@ -70,6 +73,41 @@ def test_a_random_model_needs_a_tokenizer(data: Path) -> None:
 def test_a_data_set_of_another_tokenizer_is_refused(find: Find, other_tokenizer: Path) -> None:
     with pytest.raises(ValueError, match=r"prepared with another tokenizer: .* 340 tokens.*this one has 330 tokens"):
         find("--tokenizer", str(other_tokenizer))
+
+
+def test_rows_that_do_not_teach_what_they_say_are_refused_first(
+    find: Find, data: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    """A prompt that is learnt would look like replies that are too long."""
+    found = open_dataset(data)
+    train, heldout = (
+        [dataclasses.replace(one, parts=np.maximum(one.parts, np.uint8(1))) for one in split]
+        for split in (found.train, found.heldout)
+    )
+    write_dataset(tmp_path / "bad", train, heldout, tokenizer=Tokenizer.load(tokenizer), form=found.form)
+    with pytest.raises(ValueError, match="in 80 of 80 train rows looked at, tokens of the prompt have a loss weight"):
+        find("--data", str(tmp_path / "bad"), "--gate.max-new-tokens", "20")
+
+
+def test_answers_of_prose_are_refused_unless_they_are_meant(
+    find: Find, data: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    found, loaded = open_dataset(data), Tokenizer.load(tokenizer)
+
+    def told(record: Record) -> Record:
+        answer = f"We add both of the numbers and so we come to the result {record.answer}."
+        changed = dataclasses.replace(record.example, answer=answer, kind=AnswerKind.TEXT)
+        return Record.of(changed, tokenize(changed, loaded, found.form))
+
+    def split(of: Split, share: int) -> list[Record]:
+        return [told(one) if number % 20 < share else one for number, one in enumerate(of)]
+
+    write_dataset(tmp_path / "some", found.train, split(found.heldout, 8), tokenizer=loaded, form=found.form)
+    find("--data", str(tmp_path / "some"))
+    write_dataset(tmp_path / "most", found.train, split(found.heldout, 16), tokenizer=loaded, form=found.form)
+    with pytest.raises(ValueError, match=r"the answers of \d+ of 16 held-out prompts are prose, as 'We add both of"):
+        find("--data", str(tmp_path / "most"))
+    find("--data", str(tmp_path / "most"), "--gate.prose", "1")
 
 
 def test_help_and_refusals_do_not_import_jax(data: Path, tokenizer: Path) -> None:

@@ -24,6 +24,7 @@ def make(**options):
         ({"aggregation": "constant"}, "divides by max_new_tokens: give it"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"minibatches": 3}, "4 questions × 4 samples = 16 do not split into 3"),
+        ({"refresh_reference": 400}, "policy.beta is 0.0: without a KL there is no reference to refresh"),
         ({"old_policy": "on_policy", "minibatches": 2}, "one update per rollout, and there are 2"),
         (
             {"old_policy": "sampler", "policy": PolicyLoss(correction="truncate"), "minibatches": 2},

@@ -69,6 +69,17 @@ def test_each_symptom_is_named(kind):
     assert not (lasts & once.keys()), "one rollout is none"
 
 
+def test_a_reference_that_is_not_the_start_is_named_at_the_first_update():
+    """The seed's run was held to the raw base, and began from the model that it had fine-tuned."""
+    found = kinds(lambda step: healthy(step) | {"policy/kl_k3": 0.3}, RlLimits(stop=True))
+    assert list(found) == ["reference"]
+    [finding] = found["reference"]
+    assert finding.step == 1
+    assert finding.fatal
+    assert "the reference is not the policy that the run starts from" in finding.cause
+    assert kinds(lambda step: healthy(step) | {"policy/kl_k3": 0.3 if step > 1 else 0.0}) == {}
+
+
 def test_a_small_gap_may_imply_a_large_kl():
     assert "mismatch" in kinds(lambda step: healthy(step) | {"policy/gap": 0.05, "policy/gap_kl": 0.1})
 
@@ -122,8 +133,9 @@ def test_updates_within_a_rollout_are_no_rollouts():
         full = healthy(step) | {"policy/gap": 0.3, "policy/entropy": 9.0, "policy/kl_k3": 9.0}
         return full if step % 16 == 1 else {k: v for k, v in full.items() if not k.startswith(("rollout/", "reward/"))}
 
-    assert kinds(later, steps=32) == {}
-    assert set(kinds(later, steps=48)) == {"mismatch", "entropy_high", "kl"}
+    limits = RlLimits(first_kl=10.0)
+    assert kinds(later, limits, steps=32) == {}
+    assert set(kinds(later, limits, steps=48)) == {"mismatch", "entropy_high", "kl"}
 
 
 def test_an_evaluation_is_no_rollout():

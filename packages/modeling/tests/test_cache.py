@@ -246,6 +246,40 @@ def test_a_row_that_starts_anew_forgets_and_leaves_its_neighbours_alone(config, 
     np.testing.assert_allclose(decoded[1], whole(texts)[1, 30:40], atol=ATOL)
 
 
+@pytest.mark.parametrize(
+    "size", [3, 20]
+)  # of the prefix: shorter than the window; longer, so that the ring has wrapped
+def test_texts_that_continue_one_prefix_are_as_if_they_were_whole(config, run, model, feed, whole, texts, size):
+    alike = np.random.default_rng(3).integers(0, 64, (2, SEQ)).astype(np.int32)
+    alike[1, :size] = alike[0, :size]
+    expected = whole(alike)
+    _, prefix = feed(empty(config, rows=1), *pieces(alike[:1, :size], [size]))
+    _, cache = feed(empty(config), *pieces(texts[:, :30], [20, 5, 5]))  # what the rows hold is forgotten
+    ends = {0: size + 1, 1: size + 9}
+    (tokens, positions, segments), rows, places = pack([(1, row, alike[row, size:end]) for row, end in ends.items()])
+    positions = np.where(positions == EMPTY, EMPTY, positions + size)
+    hidden, cache = run(model, tokens, positions, segments, cache=cache, rows=rows, prefix=prefix)
+    for (line, span), (row, end) in zip(places, ends.items(), strict=True):
+        np.testing.assert_allclose(np.asarray(hidden)[line, span], expected[row, size:end], atol=ATOL)
+        held = np.asarray(cache.positions["global"])[row]
+        assert sorted(held[held != EMPTY]) == list(range(end))
+    steps = [np.array([[ends[row] + i] for row in (0, 1)], np.int32) for i in range(10)]
+    decoded, _ = feed(cache, *((np.take_along_axis(alike, at, axis=1), at) for at in steps))
+    for row, end in ends.items():
+        np.testing.assert_allclose(decoded[row], expected[row, end : end + 10], atol=ATOL)
+
+
+def test_a_row_of_the_cache_to_which_no_text_goes_is_left_as_it_is(config, run, model, feed, whole, texts):
+    _, prefix = feed(empty(config, rows=1), *pieces(texts[1:, :5], [5]))
+    _, cache = feed(empty(config), *pieces(texts[:, :20], [20]))
+    (tokens, positions, segments), rows, _ = pack([(0, 1, texts[0, :4])])
+    positions = np.where(positions == EMPTY, EMPTY, positions + 5)
+    _, cache = run(model, tokens, positions, segments, cache=cache, rows=rows, prefix=prefix)
+    at = np.array([[20], [9]], np.int32)
+    decoded, _ = feed(cache, (texts[:, 20:21], at))
+    np.testing.assert_allclose(decoded[0], whole(texts)[0, 20:21], atol=ATOL)
+
+
 def test_rows_can_be_copied_for_several_samples(config, feed, whole, texts):
     _, cache = feed(empty(config), *pieces(texts, [20]))
     twice = jax.tree.map(lambda x: x[np.array([1, 1])], cache)

@@ -271,6 +271,11 @@ def test_calls_that_make_no_sense_are_refused(model, config):
         model(tokens, positions, cache=cache)
     with pytest.raises(ValueError, match="no segment_ids"):
         model(tokens, positions, jnp.ones_like(tokens), cache=init_cache(config, 2, 16, dtype=jnp.float32))
+    prefix = init_cache(config, 1, 16, dtype=jnp.float32)
+    with pytest.raises(ValueError, match="with a prefix, cache, rows and segment_ids must be given"):
+        model(tokens, positions, cache=cache, rows=jnp.zeros_like(tokens), prefix=prefix)
+    with pytest.raises(ValueError, match="of the cache's length 16, got 3 rows of length 16"):
+        model(tokens, positions, jnp.ones_like(tokens), cache=cache, rows=jnp.zeros_like(tokens), prefix=cache)
 
 
 def test_tokens_must_have_two_dimensions(model):

@@ -203,6 +203,20 @@ def test_failures_say_what_was_measured_and_most_often_wrong():
     assert check.why == "3 of 80 replies; most often (77 times): </answer> occurs 0 times"
 
 
+def test_turns_that_do_not_end_are_told_apart_by_what_is_wrong_with_them():
+    """A reply that is whole and goes on has not learnt where to stop; one that never becomes whole has learnt less."""
+    on = [reply(i, cut=True, good=False) for i in range(80)]
+    after = [dataclasses.replace(one, fault="it goes on after </answer>") for one in on[:79]]
+    [why] = [check.why for check in judge(on, [*after, on[79]], GateLimits()).checks if check.name == "ended"]
+    assert why.startswith(
+        "0 of 80 replies; of those that do not end, most often (79 times): it goes on after </answer>. Where a whole "
+        "reply goes on, where to stop was not learnt: is there an <end_of_turn>"
+    )
+    whole = [reply(i, cut=True) for i in range(80)]
+    [why] = [check.why for check in judge(on, whole, GateLimits()).checks if check.name == "ended"]
+    assert "(80 times): a whole reply. Where" in why
+
+
 def test_examples_show_failures_first_and_every_kind():
     base = [reply(i, right=i < 5) for i in range(10)]
     tuned = [

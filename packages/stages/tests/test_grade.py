@@ -36,6 +36,11 @@ def test_equal_faults_have_equal_names() -> None:
     assert fault_of("<answer>3</answer>", FORM) == "<reasoning> occurs 0 times"
     before = [fault_of(word + FORM.render("a", "b"), FORM) for word in ("So ", "Well ")]
     assert before == ["there is text before the sections"] * 2
+    whole = FORM.render("a", "b")
+    on = [fault_of(whole + more, FORM) for more in ("\nSo there.", whole, f"</answer>{whole[:9]}")]
+    assert on == ["it goes on after </answer>"] * 3
+    assert fault_of(f"{whole}\n", FORM) == ""
+    assert fault_of("<answer>3</answer> and more", FORM) == "<reasoning> occurs 0 times"
 
 
 def test_replies_are_graded_by_kind_and_come_back_from_the_disk(tmp_path) -> None:

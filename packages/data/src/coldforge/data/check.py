@@ -34,8 +34,9 @@ class RowFault(Enum):
         "Mark the prompt as part 0 (coldforge.data.tokenize does), or prepare the rows again.",
     )
     NO_PROMPT = (
-        "the model's turn is never opened, as Gemma's template does it, so that prompt and reply cannot be told apart",
-        "Write prompts with Tokenizer.encode_chat, or prepare the rows again.",
+        "the model's turn is never opened as Gemma's template does it: they have no template, are cut within the "
+        "prompt, or are another tokenizer's",
+        "Prepare the rows again with the tokenizer of the model that is trained.",
     )
     CUT = (
         "the reply breaks off before its end, as rows do that are cut at a maximum length: the model would learn to "
@@ -70,7 +71,7 @@ def check_rows(dataset: Dataset, tokenizer: Tokenizer, *, rows: int = ROWS) -> N
             what to do.
     """
     for split in (dataset.train, dataset.heldout):
-        places = np.unique(np.linspace(0, len(split) - 1, min(rows, len(split))).astype(int)) if len(split) else []
+        places = np.linspace(0, len(split) - 1, min(rows, len(split))).astype(int)
         faults: Counter[RowFault] = Counter()
         first: dict[RowFault, Record] = {}
         for place in places:

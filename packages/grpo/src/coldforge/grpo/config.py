@@ -109,6 +109,11 @@ class GrpoConfig:
             raise ValueError(f"resample is a multiple of the rollout's questions, 0 or at least 1; got {self.resample}")
         if (self.aggregation == "constant") and self.max_new_tokens is None:
             raise ValueError("the aggregation 'constant' divides by max_new_tokens: give it")
+        if self.refresh_reference and not self.policy.needs_reference:
+            raise ValueError(
+                f"refresh_reference is {self.refresh_reference}, and policy.beta is {self.policy.beta}: without a KL "
+                "there is no reference to refresh. Set policy.beta above 0, or refresh_reference to 0"
+            )
         if self.samples % self.minibatches:
             raise ValueError(
                 f"{self.questions} questions × {self.group_size} samples = {self.samples} do not split into "

@@ -31,6 +31,7 @@ class RlLimits:
       truncated: share of samples cut off.
       entropy_low, entropy_high: nats per token outside of which the policy is frozen, or noise.
       kl: nats per token to the reference.
+      first_kl: the same at the first update, where it is 0 but for rounding.
       repetition: share of repeated runs of tokens.
       gap: mean |log-prob| gap of trainer and sampler, nats per token. 0.02 is what bfloat16 gives.
       gap_kl: the KL that the gap implies.
@@ -46,6 +47,7 @@ class RlLimits:
     entropy_low: float = 0.005
     entropy_high: float = 5.0
     kl: float = 1.0
+    first_kl: float = 0.01
     repetition: float = 0.5
     gap: float = 0.1
     gap_kl: float = 0.02
@@ -214,6 +216,21 @@ class KLExplodes(RlRule):
 
 
 @dataclass
+class OtherReference(RlRule):
+    """Before its first update the policy is its own reference, whatever it was trained to be before."""
+
+    def observe(self, step: int, m: Metrics) -> Iterator[Finding]:
+        if step == 1 and "rollout/length" in m and m.get("policy/kl_k3", 0.0) > self.limits.first_kl:
+            yield Finding(
+                "reference", step, f"the KL to the reference is {m['policy/kl_k3']:.3g} nats a token before any update",
+                "the reference is not the policy that the run starts from, but another model, as the base without the "
+                "cold start's adapter: the KL would pull the policy back to it",
+                "let coldforge.grpo.new_start take the reference from the policy, as it does by itself",
+                fatal=self.limits.stop,
+            )  # fmt: skip
+
+
+@dataclass
 class Repetition(RlRule):
     """Samples that go round in circles."""
 
@@ -246,7 +263,8 @@ class Mismatch(RlRule):
 
 
 RULES: tuple[type[RlRule], ...] = (
-    NoSignal, NoReward, NoGradient, RewardFalls, Truncated, Entropy, KLExplodes, Repetition, Mismatch,
+    NoSignal, NoReward, NoGradient, RewardFalls, Truncated, Entropy, KLExplodes, OtherReference, Repetition,
+    Mismatch,
 )  # fmt: skip
 
 

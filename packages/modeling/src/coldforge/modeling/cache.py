@@ -106,8 +106,10 @@ class CacheStep(NamedTuple):
       seen_after: `[batch, 1, slots]`, for one new token: what it sees of the cache with its own key written. In a ring,
         its slot held exactly the key that has left the window.
       seen_before, seen_new: for several new tokens, of which the first may still need keys that the last overwrites:
-        what they see of the cache as it was, `[batch, new, slots]`, and of each other, `[batch, new, new]`.
+        what they see of the cache as it was (of the prefix, if texts continue one), `[batch, new, slots]`, and of each
+        other, `[batch, new, new]`.
       All three are None for tokens that begin texts: those see each other only, within their segments.
+      continuing: with a prefix, the rows of the cache that become copies of it before they are written.
     """
 
     rows: Int[Array, "batch new"]
@@ -116,8 +118,11 @@ class CacheStep(NamedTuple):
     seen_after: Bool[Array, "batch 1 slots"] | None = None
     seen_before: Bool[Array, "batch new slots"] | None = None
     seen_new: Bool[Array, "batch new new"] | None = None
+    continuing: Bool[Array, " cache_rows"] | None = None
 
-    def write(self, store, new: Array):
+    def write(self, store, new: Array, prefix: Array | None):
+        if prefix is not None and self.continuing is not None:
+            store = copied(store, prefix, self.continuing)
         return write(store, new, self.rows, self.slots)
 
 
@@ -127,6 +132,7 @@ class CachedLayer(NamedTuple):
     keys: Float[Array, "batch kv_heads slots head_dim"] | Quantized
     values: Float[Array, "batch kv_heads slots head_dim"] | Quantized
     step: CacheStep
+    prefix: tuple[Float[Array, "1 kv_heads slots head_dim"], Float[Array, "1 kv_heads slots head_dim"]] | None = None
 
 
 def plan_steps(
@@ -151,6 +157,36 @@ def plan_steps(
             step = step._replace(seen_before=seen[0], seen_new=seen[1])
         steps[kind] = step
     return steps
+
+
+def plan_shared(
+    cache: KVCache,
+    prefix: KVCache,
+    positions: Int[Array, "batch new"],
+    segment_ids: Int[Array, "batch new"],
+    rows: Int[Array, "batch new"],
+    sliding_window: int,
+) -> dict[LayerType, CacheStep]:
+    """The step of each kind of layer, for packed tokens that continue one `prefix` in rows of `cache`."""
+    steps: dict[LayerType, CacheStep] = {}
+    continuing = jnp.zeros(cache.rows, bool).at[rows].max(positions >= 0)
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    for kind, before in cache.positions.items():
+        window = sliding_window if kind == "local" else None
+        shared = prefix.positions[kind]
+        slots = write_slots(positions, rows, *before.shape, ring=kind == "local")
+        after = jnp.where(continuing[:, None], shared, before).at[rows, slots].set(positions, mode="drop")
+        seen = visible(positions, jnp.broadcast_to(shared, (len(positions), shared.shape[1])), window)
+        steps[kind] = CacheStep(
+            rows, slots, after, None, seen, visible(positions, positions, window) & same, continuing
+        )
+    return steps
+
+
+def copied(store, prefix: Float[Array, "1 kv_heads slots head_dim"], rows: Bool[Array, " cache_rows"]):
+    """`store`, plain or `Quantized`, with the rows that are chosen replaced by `prefix`."""
+    new = Quantized(*quantize(prefix)) if isinstance(store, Quantized) else prefix.astype(store.dtype)
+    return jax.tree.map(lambda one, old: jnp.where(rows.reshape(-1, *[1] * (old.ndim - 1)), one, old), new, store)
 
 
 def write_slots(

@@ -3,6 +3,7 @@
     hidden = model(tokens)                                   # [batch, seq, embed], one text per row
     hidden = model(tokens, segment_ids=ids)                  # several texts per row; 0 is padding
     hidden, cache = model(tokens, positions, cache=cache)    # new tokens over a key/value cache
+    hidden, cache = model(tokens, positions, ids, cache=cache, rows=rows, prefix=one)   # texts with a common beginning
     logits = model.logits(hidden)                            # [batch, seq, vocab] in float32: only where you need them
 
 The model returns hidden states, since logits of 262,144 tokens are what memory goes to: 4.3 GB for one row of 4,096.
@@ -24,7 +25,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
-from coldforge.modeling.cache import CachedLayer, KVCache, Quantized, plan_steps
+from coldforge.modeling.cache import CachedLayer, KVCache, Quantized, plan_shared, plan_steps
 from coldforge.modeling.config import Gemma3Config, LayerType
 from coldforge.modeling.projections import Einsum, Linear, param, project
 from coldforge.modeling.sharding import constrain
@@ -119,12 +120,15 @@ class Attention(nnx.Module):
         if cached is None:
             out = attend(q, k, v, segment_ids, window=self.window, local=local, kernel=self.kernel)
             return checkpoint_name(self.attn_vec_einsum(out), "attention_out"), None
-        keys, values, step = cached
-        store = step.write(keys, k), step.write(values, v)
+        keys, values, step, prefix = cached
+        first_keys, first_values = prefix or (None, None)
+        store = step.write(keys, k, first_keys), step.write(values, v, first_values)
         if step.seen_after is not None:
             out = attend_cached(q, [store[0]], [store[1]], [step.seen_after])
         elif step.seen_before is not None and step.seen_new is not None:
             masks = [step.seen_before, step.seen_new]
+            if prefix is not None:
+                keys, values = (jnp.broadcast_to(x, (q.shape[0], *x.shape[1:])) for x in prefix)
             out = attend_cached(q, [keys, k.swapaxes(1, 2)], [values, v.swapaxes(1, 2)], masks)
         else:
             out = attend(q, k, v, segment_ids, window=self.window, kernel=self.kernel)
@@ -260,7 +264,7 @@ class Gemma3(nnx.Module):
     def __call__(self, tokens, positions=None, segment_ids=None) -> Float[Array, "batch seq embed"]: ...
     @overload
     def __call__(
-        self, tokens, positions=None, segment_ids=None, *, cache: KVCache, rows=None
+        self, tokens, positions=None, segment_ids=None, *, cache: KVCache, rows=None, prefix: KVCache | None = None
     ) -> tuple[Float[Array, "batch seq embed"], KVCache]: ...
 
     def __call__(
@@ -271,6 +275,7 @@ class Gemma3(nnx.Module):
         *,
         cache: KVCache | None = None,
         rows: Int[Array, "batch seq"] | None = None,
+        prefix: KVCache | None = None,
     ):
         """Hidden states after the last norm, `[batch, seq, embed]`; with `cache`, also the cache with `tokens` in it.
 
@@ -284,6 +289,9 @@ class Gemma3(nnx.Module):
             row b of the cache: its tokens attend to what is there and to each other; rows may stand at different
             positions. With `rows`, tokens are the beginnings of texts, packed by `segment_ids`: they attend within
             their segment only, and a row that gets position 0 forgets what it held.
+          prefix: with `rows` and `segment_ids`, one text's cache of a single row, as long as `cache` and in the model's
+            dtype. Tokens then are what follows it: they see it and their segment, positions go on from its own, and
+            each row that they go to becomes a copy of it first.
 
         Raises:
           ValueError: for arguments that do not go together; the message says which.
@@ -304,14 +312,24 @@ class Gemma3(nnx.Module):
                 f"tokens of {tokens.shape[0]} rows that continue a cache of {cache.rows} rows need as many rows and no "
                 "segment_ids; to start texts in chosen rows, give rows"
             )
+        if prefix is not None and (cache is None or rows is None or segment_ids is None):
+            raise ValueError("with a prefix, cache, rows and segment_ids must be given: texts that continue it")
+        if prefix is not None and cache is not None and (prefix.rows, prefix.length) != (1, cache.length):
+            raise ValueError(
+                f"a prefix is a cache of 1 row and of the cache's length {cache.length}, got {prefix.rows} rows of "
+                f"length {prefix.length}"
+            )
         config = self.config
         x, rotary, segment_ids = self.begin(tokens, positions, segment_ids)
         steps = {}
-        if cache is not None and positions is not None:
+        if cache is not None and positions is not None and prefix is not None and rows is not None:
+            steps = plan_shared(cache, prefix, positions, segment_ids, rows, config.sliding_window)
+        elif cache is not None and positions is not None:
             steps = plan_steps(cache, positions, rows, config.sliding_window)
         stores = []
         for i, (layer, kind) in enumerate(zip(self.layers, config.layer_types, strict=True)):
-            cached = None if cache is None else CachedLayer(cache.keys[i], cache.values[i], steps[kind])
+            shared = None if prefix is None else (prefix.keys[i], prefix.values[i])
+            cached = None if cache is None else CachedLayer(cache.keys[i], cache.values[i], steps[kind], shared)
             x, store = layer(x, rotary[kind], segment_ids, cached)
             x = constrain(x, ("batch", None, None))
             stores.append(store)

@@ -47,7 +47,7 @@ def make_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequenc
     if min(sizes) < 1 or np.prod(sizes) != len(devices):
         raise ValueError(
             f"a mesh of data={data} x fsdp={fsdp} x tensor={tensor} needs {np.prod(sizes)} devices, "
-            f"but there are {len(devices)}"
+            f"but there are {len(devices)}; wanted sizes whose product is {len(devices)}, so that none is idle"
         )
     if {d.platform for d in devices} == {"cpu"}:
         grid = np.asarray(devices).reshape(sizes)

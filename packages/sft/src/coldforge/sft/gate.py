@@ -317,7 +317,7 @@ def judge(base: Sequence[Graded], tuned: Sequence[Graded], limits: GateLimits) -
     checks = (
         _prompts(len(tuned), limits.min_prompts),
         _format(after, limits.format),
-        _share("ended", after.ended, limits.ended, "is <end_of_turn> among the tokens that are learned?"),
+        _share("ended", after.ended, limits.ended, _endless(tuned)),
         _truncated(after, limits.truncated),
         _accuracy(compared, before, after, limits.accuracy_drop),
     )
@@ -347,6 +347,19 @@ def _format(tuned: Rates, limit: float) -> Check:
         fault, count = next(iter(tuned.faults.items()))
         hint = f"most often ({count} times): {fault}"
     return _share("format", tuned.format, limit, hint)
+
+
+def _endless(tuned: Sequence[Graded]) -> str:
+    """Why turns may not end, by what is wrong with those that do not."""
+    some = [reply for reply in tuned if not reply.ended]
+    if not some:
+        return "there are no replies"
+    [(fault, count)] = Counter(reply.fault for reply in some).most_common(1)
+    return (
+        f"of those that do not end, most often ({count} times): {fault or 'a whole reply'}. Where a whole reply "
+        "goes on, where to stop was not learnt: is there an <end_of_turn> behind each reply of the data, and has it a "
+        "loss weight? Where none becomes whole, the form was not learnt: train longer, or allow more new tokens"
+    )
 
 
 def _truncated(tuned: Rates, limit: float) -> Check:

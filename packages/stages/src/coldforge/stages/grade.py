@@ -37,7 +37,13 @@ def grade(responses: Sequence[Response], form: ReasoningFormat, pool: MathPool) 
 
 
 def fault_of(text: str, form: ReasoningFormat) -> str:
-    """What is wrong with the form of a reply, in words that are the same for the same fault; "" if nothing is."""
+    """What is wrong with the form of a reply, in words that are the same for the same fault; "" if nothing is.
+
+    A whole reply after which there is more is told from others: it has learnt the form, and not where to stop.
+    """
+    head, closing, rest = text.partition(form.answer[1])
+    if rest.strip() and form.is_well_formed(head + closing):
+        return f"it goes on after {closing}"
     try:
         form.parse(text)
     except FormatError as error:

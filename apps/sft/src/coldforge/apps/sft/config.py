@@ -92,6 +92,8 @@ class GateOptions:
     """How much accuracy may be lost against the base: 0.1 is 10 points."""
     min_prompts: int = 73
     """The gate fails on fewer: 73 is the least number that can show 95 %."""
+    prose: float = 0.5
+    """Largest share of prompts whose right answer is a text to read, which no grader can compare."""
     prompts: int = 128
     """Ask so many held-out prompts, if there are."""
     max_new_tokens: int = 1024

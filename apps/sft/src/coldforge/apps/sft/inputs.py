@@ -1,16 +1,19 @@
 """What a run reads, found and checked before anything expensive: data set, tokenizer, weights, held-out prompts.
 
-All of it without JAX, in a second or so: a data set of another tokenizer, rows longer than the model is to see, too few
-prompts for the gate, or a limit on new tokens that the data's own replies exceed are told apart by name right away.
+All of it without JAX, in a second or two: a data set of another tokenizer, rows that teach something else than they
+say (the prompt, no end of the turn, half a reply), rows longer than the model is to see, too few prompts for the gate,
+answers that nobody can compare, or a limit on new tokens that the data's own replies exceed are told apart by name.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 
 from coldforge.apps.sft.config import Options, SftConfig
-from coldforge.data import Dataset, Record, Split, Tokenizer, open_dataset
+from coldforge.data import AnswerKind, Dataset, Record, Split, Tokenizer, check_rows, open_dataset
+from coldforge.data.answers import is_prose
 from coldforge.stages.find import Policy, find_policy, find_tokenizer, find_weights
 
 
@@ -60,11 +63,23 @@ def find_inputs(options: Options) -> Inputs:
         )
     tokenizer = find_tokenizer(options.tokenizer, weights) if start is None else start.tokenizer
     dataset.check_tokenizer(tokenizer)
+    check_weights(config)
+    check_rows(dataset, tokenizer)  # before what would be said of lengths that are the prompts'
     for split in (dataset.train, dataset.heldout):
         check_lengths(split, config.batches.seq_len)
     prompts = choose_prompts(dataset.heldout, config.gate.prompts)
+    check_answers(prompts, config)
     check_prompts(prompts, config)
     return Inputs(dataset, tokenizer, weights, prompts, start)
+
+
+def check_weights(config: SftConfig) -> None:
+    """Makes sure that the end of the turn, which counts with the answer, is learnt."""
+    if config.batches.answer_weight == 0:
+        raise ValueError(
+            "batches.answer-weight is 0: neither answers nor <end_of_turn>, which counts with them, would be learnt, "
+            "and the model would never stop. Pass a weight above 0"
+        )
 
 
 def check_lengths(split: Split, seq_len: int) -> None:
@@ -102,7 +117,9 @@ def check_prompts(prompts: list[Record], config: SftConfig) -> None:
     if len(prompts) < gate.min_prompts:
         raise ValueError(
             f"the gate asks at least gate.min-prompts = {gate.min_prompts} prompts, and there are {len(prompts)} "
-            f"(gate.prompts is {gate.prompts}). Hold out more rows when you prepare the data, or lower the minimum"
+            f"(gate.prompts is {gate.prompts}): {len(prompts)} prompts show a share of a half to "
+            f"±{98 / math.sqrt(max(1, len(prompts))):.0f} points. Hold out more rows when you prepare the data, or "
+            "lower the minimum"
         )
     long = [int((record.parts > 0).sum()) for record in prompts]
     over = sum(length > gate.max_new_tokens for length in long)
@@ -111,4 +128,17 @@ def check_prompts(prompts: list[Record], config: SftConfig) -> None:
             f"{over} of {len(prompts)} held-out replies of the data are themselves longer than gate.max-new-tokens = "
             f"{gate.max_new_tokens} (the longest has {max(long)}): a model that has learnt them would be cut off. Pass "
             f"--gate.max-new-tokens {max(long)} or more"
+        )
+
+
+def check_answers(prompts: list[Record], config: SftConfig) -> None:
+    """Makes sure that the held-out answers are such that a reply's can be compared with them."""
+    others = (AnswerKind.CODE, AnswerKind.PROOF)  # labelled, and not compared
+    prose = [record for record in prompts if record.kind not in others and is_prose(record.answer)]
+    if len(prose) > config.gate.prose * len(prompts):
+        raise ValueError(
+            f"the answers of {len(prose)} of {len(prompts)} held-out prompts are prose, as {prose[0].answer!r:.80}, "
+            "and not a value that a grader can compare: a model that has learnt them is right by chance only, and the "
+            "gate would not see its accuracy fall. Prepare the rows again with coldforge-prepare, which takes the "
+            "value out of a solution; or pass --gate.prose 1, if such answers are meant"
         )

@@ -44,6 +44,7 @@ def run(options: Options) -> int:
     """Does all of it, and returns the exit code."""
     inputs = find_inputs(options)
     from coldforge import training
+    from coldforge.apps.sft.grade import check_grader
     from coldforge.apps.sft.start import check_start
     from coldforge.stages import devices
 
@@ -51,6 +52,7 @@ def run(options: Options) -> int:
     devices.join(options.distributed)
     mesh = devices.make_mesh(options.config.mesh)
     check_start(inputs, options.config)
+    check_grader(inputs.prompts, inputs.dataset.form, timeout=options.config.gate.timeout)
     with (
         training.open_run(
             options.run, stage="sft", config=options.config, identity=inputs.identity, may_differ=MAY_DIFFER
