@@ -276,6 +276,9 @@ def test_calls_that_make_no_sense_are_refused(model, config):
         model(tokens, positions, cache=cache, rows=jnp.zeros_like(tokens), prefix=prefix)
     with pytest.raises(ValueError, match="of the cache's length 16, got 3 rows of length 16"):
         model(tokens, positions, jnp.ones_like(tokens), cache=cache, rows=jnp.zeros_like(tokens), prefix=cache)
+    prefix = init_cache(config, 1, 16, dtype=jnp.int8)
+    with pytest.raises(ValueError, match="a prefix lies in a cache of the model's dtype, got int8"):
+        model(tokens, positions, jnp.ones_like(tokens), cache=cache, rows=jnp.zeros_like(tokens), prefix=prefix)
 
 
 def test_tokens_must_have_two_dimensions(model):

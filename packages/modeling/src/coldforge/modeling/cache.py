@@ -183,6 +183,17 @@ def plan_shared(
     return steps
 
 
+def plain(store: Array | Quantized) -> Array:
+    """Keys or values of a prefix.
+
+    Raises:
+      ValueError: if they are int8: what follows must see them as it would within one text.
+    """
+    if isinstance(store, Quantized):
+        raise ValueError("a prefix lies in a cache of the model's dtype, got int8")
+    return store
+
+
 def copied(store, prefix: Float[Array, "1 kv_heads slots head_dim"], rows: Bool[Array, " cache_rows"]):
     """`store`, plain or `Quantized`, with the rows that are chosen replaced by `prefix`."""
     new = Quantized(*quantize(prefix)) if isinstance(store, Quantized) else prefix.astype(store.dtype)

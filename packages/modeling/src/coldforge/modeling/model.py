@@ -25,7 +25,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from coldforge.modeling.attention import Kernel, attend, attend_cached
-from coldforge.modeling.cache import CachedLayer, KVCache, Quantized, plan_shared, plan_steps
+from coldforge.modeling.cache import CachedLayer, KVCache, Quantized, plain, plan_shared, plan_steps
 from coldforge.modeling.config import Gemma3Config, LayerType
 from coldforge.modeling.projections import Einsum, Linear, param, project
 from coldforge.modeling.sharding import constrain
@@ -328,7 +328,7 @@ class Gemma3(nnx.Module):
             steps = plan_steps(cache, positions, rows, config.sliding_window)
         stores = []
         for i, (layer, kind) in enumerate(zip(self.layers, config.layer_types, strict=True)):
-            shared = None if prefix is None else (prefix.keys[i], prefix.values[i])
+            shared = None if prefix is None else (plain(prefix.keys[i]), plain(prefix.values[i]))
             cached = None if cache is None else CachedLayer(cache.keys[i], cache.values[i], steps[kind], shared)
             x, store = layer(x, rotary[kind], segment_ids, cached)
             x = constrain(x, ("batch", None, None))

@@ -10,23 +10,25 @@ A decode call ends by itself as soon as enough slots have ended (`_patience`), s
 of several decides alike: decisions follow from what was made, never from clocks.
 """
 
+import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from coldforge.modeling import KVCache
 from coldforge.rollout import programs
 from coldforge.rollout.packing import fit_shape, packed_prompts
 from coldforge.rollout.requests import Group, Sample, Work, sample_key
 from coldforge.rollout.sampling import SamplingParams
+from coldforge.rollout.sharing import begins, choose_prefix
 from coldforge.rollout.sizes import Sizes
-
-LOOK = 16  # steps of a decode call whose samples the host may end: what is made behind an end is lost
 
 
 @dataclass
@@ -35,7 +37,8 @@ class Stats:
 
     Attributes:
       samples, tokens: finished samples, and their tokens.
-      prompt_tokens, prefill_tokens: tokens of prompts, and of the prefill calls that held them (with padding).
+      prompt_tokens, prefill_tokens: tokens of prompts, and of the prefill calls that held them (with padding; what
+        prompts share is held once).
       steps: of the decode loop.
       slot_steps: rows × steps. Each makes at most one token.
       prefill_seconds, decode_seconds: of the host's time, waiting for the devices and compiling included; not what they
@@ -71,6 +74,13 @@ class _Running:
     made: int = 0
 
 
+class _Prefix(NamedTuple):
+    """What some prompts begin with, prefilled."""
+
+    tokens: np.ndarray
+    store: programs.Store  # of one row, in the model's dtype
+
+
 class Batch:
     """One run over a queue of requests."""
 
@@ -89,6 +99,7 @@ class Batch:
         self._queue = queue
         self._waiting: deque[Work] = deque()
         self._exhausted = False
+        self._prefix: _Prefix | None = None
         self._ready: deque[tuple[int, Work, int]] = deque()  # (row of the store, work, number within it)
         self._unfinished: dict[int, list[Sample | None]] = {}
         self._running: list[_Running | None] = [None] * self._first_rows()
@@ -103,8 +114,7 @@ class Batch:
             if not self.live:
                 yield from done
                 return
-            looked_at = any(one is not None and one.work.until is not None for one in self._running)
-            pending = self.decode(LOOK if looked_at else programs.INTERVAL)
+            pending = self.decode(self._interval())
             yield from done
             done = self.collect(pending)
             self.shrink()
@@ -209,24 +219,57 @@ class Batch:
 
     def _prefill(self) -> bool:
         """Prefills as many of the waiting prompts as one call holds; False if none waits."""
+        if not self._more():
+            return False
         sizes, chosen, shape = self.sizes, list[Work](), None
+        shared = self._shared()
+        start, shapes = (0, sizes.prefill_shapes) if shared is None else (shared.size, sizes.shared_shapes)
         while len(chosen) < sizes.store_rows and self._more():
-            fit = fit_shape([w.prompt.size for w in (*chosen, self._waiting[0])], sizes.prefill_shapes)
+            if shared is not None and not begins(self._waiting[0].prompt, shared):
+                break
+            fit = fit_shape([w.prompt.size - start for w in (*chosen, self._waiting[0])], shapes)
             if fit is None:
                 break
             shape = fit
             chosen.append(self._waiting.popleft())
         if shape is None:
             return False
-        packed = packed_prompts([w.prompt for w in chosen], *shape, sizes.store_rows)
+        packed = packed_prompts([w.prompt for w in chosen], *shape, sizes.store_rows, start)
+        prefix = None if shared is None else self._prefilled(shared)
         with self._counted():
-            self._store = programs.prefill(*self._model, self._store, packed)
+            self._store = programs.prefill(*self._model, self._store, packed, prefix)
         self.stats.prompt_tokens += sum(w.prompt.size for w in chosen)
         self.stats.prefill_tokens += shape[0] * shape[1]
         for row, work in enumerate(chosen):
             self._unfinished[work.id] = [None] * work.n
             self._ready.extend((row, work, number) for number in range(work.n))
         return True
+
+    def _shared(self) -> np.ndarray | None:
+        """What the next prompts begin with alike, if it pays to prefill it once for them."""
+        sizes = self.sizes
+        if not sizes.shared_shapes:
+            return None
+        while len(self._waiting) < sizes.store_rows and self._pull():
+            pass
+        prompts = [work.prompt for work in itertools.islice(self._waiting, sizes.store_rows)]
+        held = None if self._prefix is None else self._prefix.tokens
+        return choose_prefix(prompts, held, max(width for _, width in sizes.shared_shapes))
+
+    def _prefilled(self, tokens: np.ndarray) -> KVCache:
+        """The keys and values of a shared beginning: those of the last one, if it is the same."""
+        demand = self.sizes.demand
+        if self._prefix is None or not np.array_equal(self._prefix.tokens, tokens):
+            shape = fit_shape([tokens.size], self.sizes.prefill_shapes)
+            assert shape is not None  # it is shorter than a prompt
+            with self._counted():
+                store = programs.empty_store(
+                    demand.model, rows=1, length=demand.store_length, dtype=demand.dtype, kv=demand.dtype
+                )
+                store = programs.prefill(*self._model, store, packed_prompts([tokens], *shape, 1))
+            self._prefix = _Prefix(tokens, store)
+            self.stats.prefill_tokens += shape[0] * shape[1]
+        return self._prefix.store.cache
 
     def _entries(self, slots: list[int], taken: list[tuple[int, Work, int]]) -> programs.Entries:
         """Arguments of `admit`, padded to its one size."""
@@ -262,6 +305,19 @@ class Batch:
         if any(sample is None for sample in samples):
             return None
         return Group(one.work.id, [s for s in self._unfinished.pop(one.work.id) if s is not None])
+
+    def _interval(self) -> int:
+        """Steps of the next decode call.
+
+        Where samples have an `until`, the host looks at them after each call, and what was made behind an end is lost:
+        (k - 1) / 2 steps of s seconds each, for a call of c seconds every k steps. Both together are least, over a
+        sample of n tokens, for k = sqrt(2 c n / s), about sqrt(n / 2) (`_patience` has c and s); n is what the longest
+        that runs has made so far.
+        """
+        running = [one for one in self._running if one is not None]
+        if all(one.work.until is None for one in running):
+            return programs.INTERVAL
+        return min(programs.INTERVAL, max(1, math.isqrt(max(one.made for one in running) // 2)))
 
     def _patience(self) -> int:
         """How many more slots must end before the decode call does.

@@ -47,6 +47,8 @@ class EngineConfig:
         same adapter. With either int8 the log-probabilities are those of another model than the one that is trained:
         the README says how far off they are; correct for it (truncated importance sampling).
       shrink: as the queue runs dry, go on in programs of fewer rows.
+      share: prefill once what the prompts that wait begin with alike (few-shot examples, an instruction), where that
+        saves half of the work. The samples are the same.
     """
 
     max_prompt_tokens: int
@@ -57,6 +59,7 @@ class EngineConfig:
     kv: Literal["model", "bf16", "int8"] = "model"
     weights: Literal["model", "int8"] = "model"
     shrink: bool = True
+    share: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_prompt_tokens", "max_new_tokens", "slots", "memory_gib", "prefill_chunk"):
@@ -110,6 +113,7 @@ class Engine:
             kv={"model": model.dtype, "bf16": jnp.bfloat16, "int8": jnp.int8}[config.kv],
             mesh=model_mesh(model),
             prefill_chunk=config.prefill_chunk,
+            share=config.share,
         )
         slots = slots_in(config.memory_gib, demand) if config.slots is None else config.slots
         self.sizes = make_sizes(demand, slots=slots, shrink=config.shrink)

@@ -60,17 +60,20 @@ def fit_shape(sizes: Sequence[int], shapes: Sequence[tuple[int, int]]) -> tuple[
     return None
 
 
-def packed_prompts(prompts: Sequence[np.ndarray], height: int, width: int, cache_rows: int) -> PackedPrompts:
-    """Prompt i goes to cache row i."""
+def packed_prompts(
+    prompts: Sequence[np.ndarray], height: int, width: int, cache_rows: int, start: int = 0
+) -> PackedPrompts:
+    """Prompt i, without its first `start` tokens, goes to cache row i."""
+    prompts = [prompt[start:] for prompt in prompts]
     tokens, segments, owner = (np.zeros((height, width), np.int32) for _ in range(3))
     positions = np.full((height, width), -1, np.int32)
     last = np.full((cache_rows, 2), -1, np.int32)
     for r, pack in enumerate(pack_rows([p.size for p in prompts], width)):
-        start = 0
+        place = 0
         for segment, i in enumerate(pack, start=1):
-            span = slice(start, start + prompts[i].size)
+            span = slice(place, place + prompts[i].size)
             tokens[r, span], segments[r, span], owner[r, span] = prompts[i], segment, i
-            positions[r, span] = np.arange(prompts[i].size)
-            start = span.stop
-            last[i] = r, start - 1
+            positions[r, span] = start + np.arange(prompts[i].size)
+            place = span.stop
+            last[i] = r, place - 1
     return PackedPrompts(tokens, positions, segments, owner, last)

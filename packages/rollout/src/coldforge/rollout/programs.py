@@ -1,6 +1,7 @@
 """The compiled programs of the sampler, and what they keep on the devices.
 
     store = prefill(graph, weights, store, packed)                 # prompts → rows of the prompt store
+    store = prefill(graph, weights, store, packed, prefix)         # the same behind a beginning that all of them share
     slots = admit(slots, store, entries)                           # rows of the store → slots, one per sample
     slots, made = decode(graph, weights, slots, stop_ids, …)        # new tokens in all slots, until enough have ended
     slots = retire(slots, ended)                                   # slots that the host has ended
@@ -116,11 +117,14 @@ def empty_slots(config: Gemma3Config, *, rows: int, length: int, dtype, kv) -> S
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="store")
-def prefill(graph, weights, store: Store, packed: PackedPrompts) -> Store:
-    """The store with the keys, values and last hidden states of packed prompts in their rows."""
+def prefill(graph, weights, store: Store, packed: PackedPrompts, prefix: KVCache | None = None) -> Store:
+    """The store with the keys, values and last hidden states of packed prompts in their rows.
+
+    With `prefix`, the cache of a store of one row in the model's dtype, `packed` holds what follows it.
+    """
     model = nnx.merge(graph, weights)
     tokens, positions, segments, owner, last = packed
-    out, cache = model(tokens, positions, segments, cache=store.cache, rows=owner)
+    out, cache = model(tokens, positions, segments, cache=store.cache, rows=owner, prefix=prefix)
     ends = out[last[:, 0], last[:, 1]]
     return _pin(Store(cache, jnp.where(last[:, :1] >= 0, ends, store.hidden)))
 

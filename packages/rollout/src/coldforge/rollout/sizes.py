@@ -21,6 +21,8 @@ from coldforge.rollout.packing import prefill_shapes
 
 STORE_ROWS = 16  # prompts prefilled together, at most
 ENTRIES = 16  # samples that enter slots in one call
+REST = 256  # tokens of a row of what follows a shared prefix: there, attention computes all pairs of a row
+SCORES = 2**29  # bytes, at most, of those pairs and of those with the prefix, in one layer
 CHOOSING = 20  # bytes a slot for each token of the vocabulary: logits and what is made of them (XLA:TPU: 18 to 22)
 GIB = 2**30
 
@@ -36,6 +38,7 @@ class Demand:
       prompt_tokens: the longest prompt.
       length: the longest prompt and its longest sample.
       prefill_chunk: tokens of one prefill call, over all devices.
+      share: prefill once what prompts have in common.
     """
 
     model: Gemma3Config
@@ -45,6 +48,7 @@ class Demand:
     prompt_tokens: int
     length: int
     prefill_chunk: int
+    share: bool = True
 
     @property
     def devices(self) -> int:
@@ -74,7 +78,27 @@ class Demand:
         store = round_up(STORE_ROWS, self.devices) // self.devices
         tokens = max(self.store_length, self.prefill_chunk // self.devices)
         width = 4 * model.embed_dim + 4 * model.num_heads * model.head_dim + 3 * model.mlp_dim
-        return store * cache_bytes(model, 1, self.store_length, dtype=self.kv) + tokens * width * (size + 4)
+        kept = store * cache_bytes(model, 1, self.store_length, dtype=self.kv)
+        if self.share:
+            kept += cache_bytes(model, 1, self.store_length, dtype=self.dtype)
+        scores = max(map(self.score_bytes, self.shared_shapes), default=0)
+        return kept + max(tokens * width * (size + 4), scores)
+
+    def score_bytes(self, shape: tuple[int, int]) -> int:
+        """Bytes on each device that attention behind a shared prefix takes: scores and what softmax makes of them."""
+        height, width = shape
+        pairs = height * width // self.devices * (self.store_length + width)
+        return 8 * pairs * self.model.num_heads // ways(self.mesh, self.model.num_kv_heads)
+
+    @property
+    def shared_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shapes of prefill calls behind a shared prefix, the narrow ones first; none where nothing is shared."""
+        if not self.share:
+            return ()
+        narrow = prefill_shapes(min(REST, self.store_length), self.prefill_chunk, self.devices)
+        wide = prefill_shapes(self.store_length, self.prefill_chunk, self.devices)
+        shapes = narrow + [shape for shape in wide if shape[1] > REST]
+        return tuple(shape for shape in shapes if self.score_bytes(shape) <= SCORES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +111,7 @@ class Sizes:
       buckets: numbers of rows that decode programs may have, the largest first; the first is `slots`.
       store_rows: prompts that the store holds.
       prefill_shapes: of prefill calls, the smallest first.
+      shared_shapes: likewise behind a prefix that prompts share; none: nothing is shared.
       entries: samples that enter slots in one call.
     """
 
@@ -95,6 +120,7 @@ class Sizes:
     buckets: tuple[int, ...]
     store_rows: int
     prefill_shapes: tuple[tuple[int, int], ...]
+    shared_shapes: tuple[tuple[int, int], ...]
     entries: int
 
     def bucket(self, live: int) -> int:
@@ -111,6 +137,7 @@ def make_sizes(demand: Demand, *, slots: int, shrink: bool) -> Sizes:
         buckets=row_buckets(slots, demand) if shrink else (slots,),
         store_rows=round_up(min(STORE_ROWS, slots), demand.devices),
         prefill_shapes=tuple(prefill_shapes(demand.store_length, demand.prefill_chunk, demand.devices)),
+        shared_shapes=demand.shared_shapes,
         entries=min(ENTRIES, slots),
     )
 
