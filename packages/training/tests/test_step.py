@@ -50,6 +50,15 @@ def expected(small):
     return run(small)
 
 
+def test_one_compile_whatever_was_committed_to_a_device(small):
+    """Weights read from files are, new adapters are not: the first step's state has to look like the second's."""
+    step, state = small.make_step(), small.make_state()
+    frozen = jax.device_put(small.placed_frozen(), jax.devices()[0])
+    for index in range(2):
+        state, _ = step(state, frozen, place_batch(small.make_batch(index)))
+    assert step.compiles() == 1
+
+
 def test_loss_falls_and_metrics_are_small(expected):
     metrics, state = expected
     assert metrics[-1]["loss"] < metrics[0]["loss"]

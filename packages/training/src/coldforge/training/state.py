@@ -50,7 +50,9 @@ def init_state(
         return jnp.zeros((), jnp.int32), optimizer.init(params), key
 
     step, opt_state, key = jax.jit(rest, out_shardings=(where.step, where.opt_state, where.key))(params)
-    return TrainState(step, params, opt_state, key)
+    state = TrainState(step, params, opt_state, key)
+    # Committed, as a step's result is: else the second step is another program to XLA, and is compiled again.
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
 
 
 def abstract_state(
