@@ -57,7 +57,7 @@ def nano() -> GrpoRunConfig:
         questions=QuestionOptions(heldout=300),
         rollout=RolloutOptions(questions=16, group_size=8, max_prompt_tokens=112, max_new_tokens=64, slots=128),
         rows=RowOptions(seq_len=512, rows=4),
-        optimizer=GrpoAdamW(learning_rate=1e-3),
+        optimizer=GrpoAdamW(learning_rate=5e-4, final_fraction=0.1),
         loop=GrpoLoop(steps=20, eval_every=0, checkpoint_every=5, texts=2),
     )
 

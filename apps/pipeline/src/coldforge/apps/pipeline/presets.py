@@ -47,8 +47,13 @@ def nano() -> PipelineConfig:
         rl_1=first,
         reject=reject.nano(),
         sft_2=sft.nano(),
-        rl_2=second_stage(dataclasses.replace(first, loop=dataclasses.replace(first.loop, steps=10))),
-        evaluation=EvaluationOptions(max_new_tokens=96, slots=128),
+        rl_2=dataclasses.replace(
+            second_stage(first),
+            algorithm=dataclasses.replace(first.algorithm, resample=2.0),
+            optimizer=dataclasses.replace(first.optimizer, learning_rate=1.5e-4),
+            loop=dataclasses.replace(first.loop, steps=10),
+        ),
+        evaluation=EvaluationOptions(max_new_tokens=64, slots=128),
     )  # fmt: skip
 
 

@@ -37,8 +37,8 @@ def nano() -> RejectConfig:
     return RejectConfig(
         model=ModelConfig(size="nano"),
         questions=QuestionOptions(heldout=300),
-        ask=500,
-        sampling=SamplingOptions(samples=4, max_prompt_tokens=112, max_new_tokens=96, slots=128),
+        ask=1000,
+        sampling=SamplingOptions(samples=3, max_prompt_tokens=112, max_new_tokens=64, slots=128),
         keep=Selection(per_question=2, max_tokens=256, heldout_questions=100),
     )
 

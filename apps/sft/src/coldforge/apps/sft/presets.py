@@ -41,7 +41,7 @@ def nano() -> SftConfig:
         model=ModelConfig(size="nano", remat="none"),
         lora=LoraOptions(rank=32, alpha=32.0),
         batches=BatchConfig(seq_len=256, rows=8, accumulation=1),
-        optimizer=OptimizerOptions(learning_rate=4e-3, max_grad_norm=1.0),
+        optimizer=OptimizerOptions(learning_rate=1e-3, max_grad_norm=1.0),
         loop=LoopConfig(eval_every=30, eval_batches=4, checkpoint_every=20),
         gate=GateOptions(prompts=128, max_new_tokens=64, rows=128),
     )
