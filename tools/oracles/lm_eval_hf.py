@@ -181,7 +181,7 @@ def own(directory: Path) -> int:
         [task], local.generate, directory / "own", model={"name": "270m"}, sampling=Sampling.greedy(), render=as_text,
         say=lambda text: None,
     )  # fmt: skip
-    texts = {int(each.question): each.text for each in find_samples(directory / "own")}
+    texts = {int(each.question): each.text for each, _ in find_samples(directory / "own")}
     equal = sum(texts[i] == row["resps"][0][0] for i, row in theirs.items())
     mine = results.tasks["sums"].metrics.accuracy.value
     their = score(directory / "theirs", "coldforge_sums")["exact_match,number"]
