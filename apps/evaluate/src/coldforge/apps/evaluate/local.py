@@ -9,8 +9,10 @@ reply are looked for while it is made. Every process of a mesh samples alike; th
 (`generate`), the others do it too (`follow`).
 """
 
+import atexit
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +38,7 @@ from coldforge.stages.find import (
     whole_model,
 )
 from coldforge.stages.model import with_adapter
+from coldforge.stages.program import WRONG
 
 if TYPE_CHECKING:
     from coldforge import training
@@ -160,6 +163,7 @@ class Local:
     ) -> None:
         self.model, self.found, self.mesh = model, found, mesh
         self._options = options
+        self._sampling = False
         self.engine: Engine | None = None
         self.identity: dict[str, Any] = {
             "model": str(options.model or "gemma3-270m"), "base": fingerprint, "dtype": str(model.dtype),
@@ -188,11 +192,20 @@ class Local:
     def sample(self, params: SamplingParams, works: Sequence[Work]) -> Iterator[tuple[int, list[Reply]]]:
         """Replies to prompts that are token ids already; likewise. Of `params` temperature, top_p and top_k count."""
         _tell([[params.temperature, params.top_p, params.top_k], works])
-        return self._run(params, works)
+        self._sampling = True
+        yield from self._run(params, works)
+        self._sampling = False
 
     def finish(self) -> None:
-        """Lets the other processes go."""
-        _tell(None)
+        """Lets the other processes go.
+
+        After an error in the midst of sampling they wait for this one's part of a step and would hear nothing, and JAX
+        waits for them as the program ends (both aborted after 5 minutes). Left without a word, they end at once.
+        """
+        if not self._sampling:
+            _tell(None)
+        elif jax.process_count() > 1:
+            atexit.register(os._exit, WRONG)  # runs before what JAX has registered, and after messages
 
     def follow(self) -> None:
         """Samples what the first process is asked, until it is done."""

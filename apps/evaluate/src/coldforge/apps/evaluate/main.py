@@ -27,7 +27,7 @@ from coldforge.data import ReasoningFormat, open_dataset, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
 from coldforge.eval.settings import foresee
 from coldforge.stages.find import form_of
-from coldforge.stages.program import PASSED, run_program
+from coldforge.stages.program import PASSED, WRONG, run_program
 
 if TYPE_CHECKING:
     from coldforge.apps.evaluate.local import Found
@@ -68,9 +68,11 @@ def run(options: Options) -> int:
     local_options = _local(options)
     found = find_local(local_options)
     form = found.form if options.form is None else read_form(options.form)
-    tasks = read_tasks(options, form) if devices.first() else []
-    if tasks:
-        foresee(options.out, tasks, sampling)
+    tasks, refused = _tasks(options, form, sampling) if devices.first() else ([], None)
+    if devices.everybodys(refused is not None):  # before the others wait for this one's share of the model
+        if refused is not None:
+            raise refused
+        return WRONG
     mesh = devices.make_mesh(options.mesh)
     with Console(stderr=True).status("loading"):
         local = load_local(found, local_options, mesh)
@@ -81,6 +83,16 @@ def run(options: Options) -> int:
         return _evaluate(options, sampling, tasks, local.generate, {"name": _name(options, found), **local.identity})
     finally:
         local.finish()
+
+
+def _tasks(options: Options, form: ReasoningFormat, sampling: Sampling) -> tuple[list[Task], Exception | None]:
+    """What is asked, or why it cannot be: tasks that are none, or a directory that holds another evaluation."""
+    try:
+        tasks = read_tasks(options, form)
+        foresee(options.out, tasks, sampling)
+    except Exception as error:  # whatever it is: the other processes have to be told
+        return [], error
+    return tasks, None
 
 
 def _run_served(options: Options, sampling: Sampling) -> int:
