@@ -23,10 +23,15 @@ def default_run(preset: str) -> Path:
 
 
 def second_stage(first: GrpoRunConfig) -> GrpoRunConfig:
-    """DeepSeek-R1's second RL stage as far as rules go (B.3.1): temperature 0.7, language rewarded as well."""
+    """DeepSeek-R1's second RL stage as far as rules go (B.3.1): temperature 0.7, language rewarded as well.
+
+    It starts where there is little left to gain, and one answer less of 300 (93.7 % after 94.0 %, p = 1) would end the
+    run: its gate allows for 5 points.
+    """
     return dataclasses.replace(
         first, rollout=dataclasses.replace(first.rollout, temperature=0.7),
         rewards=dataclasses.replace(first.rewards, language=1.0),
+        gate=dataclasses.replace(first.gate, accuracy_drop=0.05),
     )  # fmt: skip
 
 
