@@ -49,7 +49,7 @@ class Recipe:
     seq_len: int = 256
     rate: float = 3e-3
     steps: int = 0  # of the schedule; 0: one pass over the documents
-    stop: int = 1000  # end after so many of them; 0: after all
+    stop: int = 0  # end after so many of them; 0: after all
 
     @property
     def model(self) -> Gemma3Config:

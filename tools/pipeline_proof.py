@@ -89,7 +89,8 @@ def compare(one: Path, other: Path) -> bool:
     for stage in STAGES:
         first, second = (_adapter(run / stage) for run in (one, other))
         curves = [training.read_metrics(run / stage).get("train/loss") for run in (one, other)]
-        apart = "no losses" if None in curves else _apart(*curves)
+        one_curve, other_curve = curves
+        apart = "no losses" if one_curve is None or other_curve is None else _apart(one_curve, other_curve)
         print(f"{stage}: adapter {'the same' if first == second else 'differs'} ({first[:12]}); {apart}")
         same &= first == second
     return same

@@ -48,8 +48,9 @@ def nano() -> GrpoRunConfig:
         coldforge-grpo nano --from SFT_RUN --run RUN --questions.sources ROWS/rl.jsonl
 
     where `python -m coldforge.nano ROWS` has written them. Hardware: two CPU cores, 1.4 GB. Half of the cold start's
-    solutions are quick and often wrong, so what is to be found out is that working it out pays. Seen: 60.3 to 85.3 % of
-    300 held-out questions in 20 updates, 3.5 s each on one core; right samples at temperature 1 37 to 83 %.
+    solutions are quick and often wrong, so what is to be found out is that working it out pays. Seen: 67.0 to 89.3 % of
+    300 held-out questions in 20 updates, 2.8 s each; right samples at temperature 1 30 to 78 %. At 1e-3 it peaks after
+    ten updates (87 % of samples) and ends at 75.7 %.
     """
     return GrpoRunConfig(
         model=ModelConfig(size="nano", remat="none"),
