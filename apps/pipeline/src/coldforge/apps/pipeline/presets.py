@@ -40,9 +40,14 @@ def nano() -> PipelineConfig:
 
         coldforge
 
-    Hardware: two CPU cores.
+    Hardware: two CPU cores, 2.2 GB. Hours: 0.12 (7.4 minutes on an AMD EPYC with nothing compiled before). Seen, of 300
+    held-out questions: base 25.7 %, cold start 46.0, GRPO 87.0, SFT 89.3, GRPO 91.3 % (87.6–94.3).
     """
     first = grpo.nano()
+
+    def seen(minutes: float, gb: float) -> Estimate:
+        return Estimate(minutes=minutes, gb=gb, measured=True)
+
     return PipelineConfig(
         data=DataOptions(
             rows=("nano:1200",), questions=("nano:4000",), heldout=("nano:300",),
@@ -59,6 +64,11 @@ def nano() -> PipelineConfig:
             loop=dataclasses.replace(first.loop, steps=10),
         ),
         evaluation=EvaluationOptions(max_new_tokens=64, slots=128),
+        estimates={
+            "data": seen(0.13, 0.4), "cold-start": seen(1.8, 1.2), "rl-1": seen(1.8, 1.9), "reject": seen(0.4, 1.6),
+            "sft-2": seen(1.3, 1.9), "rl-2": seen(0.95, 2.2), "evaluation/base": seen(0.6, 1.9),
+            "evaluation": seen(0.1, 1.9),
+        },
     )  # fmt: skip
 
 
