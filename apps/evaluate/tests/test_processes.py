@@ -25,6 +25,17 @@ def add_replies(*_):
 
 Store.add_replies = add_replies
 """
+STOP_SOON = """
+from coldforge.training import Stopper
+
+calls = []
+
+def should_stop(self):
+    calls.append(1)
+    return len(calls) > 3
+
+Stopper.should_stop = should_stop
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[tup
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }  # fmt: skip
 
-    def go(words: list[str], first: str = PROGRAM) -> list[tuple[int, str, str]]:
+    def go(words: list[str], first: str = PROGRAM, other: str = PROGRAM) -> list[tuple[int, str, str]]:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -60,7 +71,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[tup
                 [sys.executable, "-c", program, *words, *group, str(rank)], stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE, text=True, env=variables,
             )
-            for rank, program in enumerate((first, PROGRAM))
+            for rank, program in enumerate((first, other))
         ]  # fmt: skip
         try:
             said = [process.communicate(timeout=400) for process in processes]
@@ -114,3 +125,21 @@ def test_an_error_of_the_first_process_ends_the_other_too(
     assert code == 2
     assert "the disk is full" in notes
     assert other != 0
+
+
+def test_stopped_in_time_both_go_on_with_the_same_samples(
+    words: list[str], together: Callable[..., list[tuple[int, str, str]]], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--out", str(tmp_path / "one")])
+    line = [*words, "--out", str(tmp_path / "two")]
+    (code, said, notes), (other, *_) = together(line, first=STOP_SOON + PROGRAM, other=STOP_SOON + PROGRAM)
+    assert (code, other) == (75, 75), notes
+    assert "avg@2" not in said
+    assert "What was sampled is kept" in notes
+    assert "To go on, start the same command again" in notes
+    assert not (tmp_path / "two/results.json").exists()
+    begun = (tmp_path / "two/samples.jsonl").read_text().count("\n")
+    assert 0 < begun < 34
+    assert [code for code, *_ in together(line)] == [0, 0]
+    assert found(tmp_path / "two") == found(tmp_path / "one")

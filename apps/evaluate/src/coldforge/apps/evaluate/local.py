@@ -128,6 +128,10 @@ def load_local(found: Found, options: LocalOptions, mesh: Mesh | None) -> "Local
     return Local(model, found, options, mesh, fingerprint)
 
 
+class StoppedError(Exception):
+    """A time box or a signal has ended the sampling; what was made until then is with the caller."""
+
+
 class Work(NamedTuple):
     """Samples of one prompt, as every process is told of them.
 
@@ -156,6 +160,7 @@ class Local:
         found: What it was made of.
         identity: What its results are filed under.
         engine: The last engine; None before the first ask.
+        stopper: Asked after each prompt's samples, by all processes; None: nothing stops it.
     """
 
     def __init__(
@@ -165,6 +170,8 @@ class Local:
         self._options = options
         self._sampling = False
         self.engine: Engine | None = None
+        self.stopper: training.Stopper | None = None
+        self._stopped = False
         self.identity: dict[str, Any] = {
             "model": str(options.model or "gemma3-270m"), "base": fingerprint, "dtype": str(model.dtype),
             "tokenizer": found.tokenizer.fingerprint,
@@ -179,6 +186,7 @@ class Local:
 
         Raises:
             ValueError: A prompt and its reply do not fit into the model's context.
+            StoppedError: The stopper says so.
         """
         kinds: dict[tuple[float, float, int], list[Work]] = {}
         for place, ask in enumerate(asks):
@@ -195,6 +203,9 @@ class Local:
         self._sampling = True
         yield from self._run(params, works)
         self._sampling = False
+        if self._stopped:
+            assert self.stopper is not None
+            raise StoppedError(self.stopper.reason)
 
     def finish(self) -> None:
         """Lets the other processes go.
@@ -202,16 +213,19 @@ class Local:
         After an error in the midst of sampling they wait for this one's part of a step and would hear nothing, and JAX
         waits for them as the program ends (both aborted after 5 minutes). Left without a word, they end at once.
         """
+        if self._stopped:
+            return  # the others have stopped at the same sample
         if not self._sampling:
             _tell(None)
         elif jax.process_count() > 1:
             atexit.register(os._exit, WRONG)  # runs before what JAX has registered, and after messages
 
-    def follow(self) -> None:
-        """Samples what the first process is asked, until it is done."""
-        while (told := _heard()) is not None:
+    def follow(self) -> bool:
+        """Samples what the first process is asked, until it is done; False where the stopper has ended it."""
+        while not self._stopped and (told := _heard()) is not None:
             for _ in self._run(*told):
                 pass
+        return not self._stopped
 
     def encode(self, prompt: Any) -> list[int]:
         """Token ids of a prompt: messages in the chat template, a text as it stands after <bos>."""
@@ -231,6 +245,9 @@ class Local:
         with use(self.mesh):
             for group in engine.run(requests):
                 yield group.id, [self._reply(sample, stops[group.id]) for sample in group.samples]
+                if self.stopper is not None and self.stopper.should_stop():
+                    self._stopped = True
+                    return
 
     def _engine(self, params: SamplingParams, works: Sequence[Work]) -> Engine:
         """An engine for the longest prompt, whose replies get what the context leaves, if that is less."""

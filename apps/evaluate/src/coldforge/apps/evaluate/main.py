@@ -8,7 +8,8 @@
 
 In this order: the command line; the model is found and tasks are read; the model is loaded, or a server is to be asked;
 questions, grading, results (all of it `coldforge.eval.evaluate`). Standard output holds the results; all else goes to
-standard error. Exit codes: 0; 2 something was given that is wrong; 130 Ctrl-C: the same command goes on.
+standard error. Exit codes: 0; 2 something was given that is wrong; 75 it stopped in time (SIGTERM, Ctrl-C,
+--max-hours), 130 Ctrl-C at another moment: the same command goes on.
 """
 
 import logging
@@ -27,7 +28,7 @@ from coldforge.data import ReasoningFormat, open_dataset, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
 from coldforge.eval.settings import foresee
 from coldforge.stages.find import form_of
-from coldforge.stages.program import PASSED, WRONG, run_program
+from coldforge.stages.program import PASSED, STOPPED, WRONG, margin, run_program
 
 if TYPE_CHECKING:
     from coldforge.apps.evaluate.local import Found
@@ -60,8 +61,9 @@ def run(options: Options) -> int:
     task_specs(options.tasks)  # refused before a model is looked for
     if options.endpoint is not None:
         return _run_served(options, sampling)
-    from coldforge.apps.evaluate.local import find_local, load_local
+    from coldforge.apps.evaluate.local import StoppedError, find_local, load_local
     from coldforge.stages import devices
+    from coldforge.training import Stopper, command_line
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     devices.join(options.distributed)
@@ -76,13 +78,20 @@ def run(options: Options) -> int:
     mesh = devices.make_mesh(options.mesh)
     with Console(stderr=True).status("loading"):
         local = load_local(found, local_options, mesh)
-    if not devices.first():
-        local.follow()
-        return PASSED
-    try:
-        return _evaluate(options, sampling, tasks, local.generate, {"name": _name(options, found), **local.identity})
-    finally:
-        local.finish()
+    with Stopper(options.max_hours, margin=margin(options.max_hours)) as local.stopper:
+        if not devices.first():
+            return PASSED if local.follow() else STOPPED
+        try:
+            return _evaluate(
+                options, sampling, tasks, local.generate, {"name": _name(options, found), **local.identity}
+            )
+        except StoppedError as stopped:
+            said = f"stopped: {stopped}. What was sampled is kept.\nTo go on, start the same command again:"
+            notes = Console(stderr=True, markup=False, highlight=False)
+            notes.print(f"{said}\n  {command_line()}", soft_wrap=True)
+            return STOPPED
+        finally:
+            local.finish()
 
 
 def _tasks(options: Options, form: ReasoningFormat, sampling: Sampling) -> tuple[list[Task], Exception | None]:
@@ -100,6 +109,8 @@ def _run_served(options: Options, sampling: Sampling) -> int:
 
     if options.model is None or options.adapter is not None:
         raise ValueError("--endpoint wants --model NAME, what the server calls the model, and takes no --adapter")
+    if options.max_hours is not None:
+        raise ValueError("--max-hours is for a model on this machine; a served one may be ended at any time")
     assert options.endpoint is not None
     how = EndpointOptions(endpoint=options.endpoint, model=options.model, **vars(options.served))
     served = Endpoint(how)

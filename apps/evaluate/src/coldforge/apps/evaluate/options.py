@@ -110,6 +110,8 @@ class Options:
     """Replies are cut off there, or where the model's context ends."""
     seed: int = 0
     """Same seed, same samples."""
+    max_hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
+    """Stop in time, with what was sampled kept, and say how to go on. Not with --endpoint."""
     device: DeviceOptions = DeviceOptions()
     mesh: MeshConfig = MeshConfig()
     distributed: Distributed = Distributed()

@@ -157,7 +157,7 @@ def gemma3_4b_v5e64() -> PipelineConfig:
         rows=RowOptions(seq_len=8192, rows=64),
     )
     return dataclasses.replace(
-        gemma3_1b_v5e8(), cold_start=cold, rl_1=first, sft_2=cold, rl_2=second_stage(first),
+        gemma3_1b_v5e8(), estimates={}, cold_start=cold, rl_1=first, sft_2=cold, rl_2=second_stage(first),
         reject=dataclasses.replace(reject.gemma3_1b(), model=cold.model),
     )  # fmt: skip
 

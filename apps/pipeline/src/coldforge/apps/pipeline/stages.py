@@ -174,7 +174,6 @@ def _evaluation(
     reads = ("data",) if stage is None else ("data", stage)
 
     def call(hours: float | None) -> int:
-        del hours  # an evaluation that is ended goes on where it was
         from coldforge.apps.evaluate import options as evaluate
         from coldforge.apps.evaluate.main import run as program
         from coldforge.stages.find import find_weights
@@ -188,7 +187,7 @@ def _evaluation(
                 form=places.rows if stage is None else None,
                 tokenizer=options.tokenizer, samples=None if chosen.temperature == 0 else chosen.samples,
                 greedy=chosen.temperature == 0, temperature=chosen.temperature, top_p=chosen.top_p,
-                max_new_tokens=chosen.max_new_tokens, seed=options.seed,
+                max_new_tokens=chosen.max_new_tokens, seed=options.seed, max_hours=hours,
                 device=evaluate.DeviceOptions(slots=chosen.slots), mesh=options.config.cold_start.mesh,
             )
         )  # fmt: skip
