@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("what", choices=("kill", "box", "compare"))
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--mean", type=float, default=30.0, help="seconds between kills")
+    parser.add_argument("--mean", type=float, default=45.0, help="seconds between kills")
     parser.add_argument("--hours", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--words", default="nano", help="what coldforge is given, in one string")
