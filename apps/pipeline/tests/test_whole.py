@@ -1,6 +1,7 @@
 """All stages from data to report, with the tiny model and next to no work in each."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def test_the_pipeline_runs_through_and_a_change_redoes_its_end(
         "What became of rows and samples",
     ):
         assert said in page
+    for folder in ("data/rows", "reject"):
+        for source, account in json.loads((run / folder / "manifest.json").read_text())["audit"].items():
+            assert f'{source}: kept</td><td class="n">{account["kept"]:,}' in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(http""", page)  # nothing from a network
 
     # The README's example reads it.

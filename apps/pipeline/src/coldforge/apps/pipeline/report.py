@@ -152,9 +152,9 @@ def _audits(run: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 def _counts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The numbers of a data set's audit: kept, and dropped by reason, for each source."""
-    for source, account in manifest.get("audit", {}).get("sources", {}).items():
-        yield f"{source}: kept", f"{account.get('kept', 0):,}"
-        for reason, count in account.get("dropped", {}).items():
+    for source, account in manifest["audit"].items():
+        yield f"{source}: kept", f"{account['kept']:,}"
+        for reason, count in account["dropped"].items():
             yield f"{source}: {reason}", f"{count:,}"
 
 
