@@ -40,7 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
         stages = [stage(name, ORDER[:place]) for place, name in enumerate(ORDER)]
         monkeypatch.setattr(program, "within", lambda _: stages)
-        options = Options(run=tmp_path / "run", config=PRESETS["gemma3-270m-cpu"](), **changes)  # type: ignore[arg-type]
+        options = Options(run=tmp_path / "run", config=PRESETS["nano"](), **changes)  # type: ignore[arg-type]
         return program.run(options), called
 
     return call
@@ -56,6 +56,13 @@ def test_finished_stages_are_skipped(run: Run, tmp_path: Path) -> None:
     manifest = training.read_manifest(tmp_path / "run")
     assert manifest.status == "finished"
     assert "<h2>Stages</h2>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_weights_that_are_not_there_leave_nothing_behind(tmp_path: Path) -> None:
+    options = Options(run=tmp_path / "run", weights=tmp_path / "nowhere", config=PRESETS["nano"]())
+    with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
+        program.run(options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_failed_gate_ends_the_run_and_is_told_in_the_report(run: Run, tmp_path: Path) -> None:
