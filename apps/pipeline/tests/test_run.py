@@ -60,7 +60,7 @@ def test_finished_stages_are_skipped(run: Run, tmp_path: Path) -> None:
 
 def test_weights_that_are_not_there_leave_nothing_behind(tmp_path: Path) -> None:
     options = Options(run=tmp_path / "run", weights=tmp_path / "nowhere", config=PRESETS["nano"]())
-    with pytest.raises(FileNotFoundError, match="there is nothing at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"there is nothing at .*nowhere"):
         program.run(options)
     assert not (tmp_path / "run").exists()
 
