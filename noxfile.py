@@ -65,7 +65,7 @@ MEMBERS = find_members(ROOT)
 EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
 EACH_WHEEL = [nox.param(member, id=f"{member.name}-lowest", tags=[member.name]) for member in MEMBERS.values()]
 # The tests of these take minutes, mostly on one core: two processes share them out by files.
-IN_TWO = ("app-evaluate", "app-grpo", "app-pipeline", "app-reject", "app-sft", "modeling", "rollout")
+IN_TWO = ("app-grpo", "app-pipeline", "app-reject", "app-sft", "modeling", "rollout")
 # `tests` has run those marked `whole`, which take most of the time: CI's 5,400 s were too short for three runs of every
 # test.
 QUICK = ("-m", "not real and not slow and not whole")

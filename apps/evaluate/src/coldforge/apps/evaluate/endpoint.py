@@ -49,10 +49,6 @@ class Endpoint:
                 f"{options.retries}; wanted at least 1, more than 0, and 0 or more"
             )
         self._options = options
-        self._client = openai.OpenAI(
-            base_url=options.endpoint, api_key=os.environ.get(options.key_variable) or "none", timeout=options.timeout,
-            max_retries=options.retries,
-        )  # fmt: skip
         self._counts = True  # whether the server counts tokens
         place = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
         self.identity: dict[str, Any] = {"name": options.model, "endpoint": place}
@@ -63,6 +59,14 @@ class Endpoint:
         Raises:
             EndpointError: A request failed for good, or what came back is no reply; the question is named.
         """
+        options = self._options
+        key = os.environ.get(options.key_variable) or "none"
+        with openai.OpenAI(
+            base_url=options.endpoint, api_key=key, timeout=options.timeout, max_retries=options.retries
+        ) as client:  # closed at an error too: what is under way ends then, not when its time is up
+            yield from self._all(client, asks)
+
+    def _all(self, client: openai.OpenAI, asks: Sequence[Ask]) -> Iterator[tuple[int, list[Reply]]]:
         todo = ((place, i) for place, ask in enumerate(asks) for i in range(ask.n))
         found: dict[int, dict[int, Reply]] = {}
         running: dict[Future[Reply], tuple[int, int]] = {}
@@ -70,7 +74,7 @@ class Endpoint:
         try:
             while True:
                 for place, i in todo:  # no more than run at a time: a pool's own queue would hold them all
-                    running[pool.submit(self._reply, asks[place], asks[place].first + i)] = place, i
+                    running[pool.submit(self._reply, client, asks[place], asks[place].first + i)] = place, i
                     if len(running) >= self._options.concurrency:
                         break
                 if not running:
@@ -84,11 +88,9 @@ class Endpoint:
                         yield place, [found[place][j] for j in range(asks[place].n)]
                         del found[place]
         finally:
-            if running:
-                self._client.close()  # what is under way ends now, not when its time is up
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _reply(self, ask: Ask, number: int) -> Reply:
+    def _reply(self, client: openai.OpenAI, ask: Ask, number: int) -> Reply:
         how = ask.sampling
         arguments: dict[str, Any] = {
             "model": self._options.model, "temperature": how.temperature, "top_p": how.top_p,
@@ -101,10 +103,10 @@ class Endpoint:
         what = f"sample {number} of question {ask.question} of {ask.task}"
         try:
             if isinstance(ask.prompt, str):
-                answer: Any = self._client.completions.create(prompt=ask.prompt, **arguments)
+                answer: Any = client.completions.create(prompt=ask.prompt, **arguments)
             else:
                 messages: list[Any] = list(ask.prompt)
-                answer = self._client.chat.completions.create(messages=messages, **arguments)
+                answer = client.chat.completions.create(messages=messages, **arguments)
             return self._read(answer, ask)
         except EndpointError as error:
             raise EndpointError(f"{what}: {error}") from error
