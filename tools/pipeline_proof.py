@@ -9,8 +9,6 @@ The first two make the undisturbed run WORK/whole if it is not there, then the d
 """
 
 import argparse
-import hashlib
-import json
 import os
 import random
 import signal
@@ -22,9 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from coldforge import training
+from coldforge.apps.pipeline.ledger import ENTRIES
+from coldforge.stages.find import adapter_hash
+from coldforge.stages.program import STOPPED
 
 STAGES = ("cold-start", "rl-1", "sft-2", "rl-2")
-STOPPED = 75
 
 
 def start(run: Path, words: list[str]) -> subprocess.Popen[bytes]:
@@ -51,8 +51,7 @@ def whole(work: Path, words: list[str]) -> Path:
 
 def stage_of(run: Path) -> str:
     """The stage that the ledger calls running."""
-    manifest = run / "manifest.json"
-    entries = json.loads(manifest.read_text("utf-8"))["figures"].get("stages", {}) if manifest.exists() else {}
+    entries = training.read_manifest(run).figures.get(ENTRIES, {}) if (run / "manifest.json").exists() else {}
     return next((name for name, entry in entries.items() if entry["status"] == "running"), "between stages")
 
 
@@ -89,9 +88,7 @@ def compare(one: Path, other: Path) -> bool:
     same = True
     for stage in STAGES:
         first, second = (_adapter(run / stage) for run in (one, other))
-        curves = [training.read_metrics(run / stage).get("train/loss") for run in (one, other)]
-        one_curve, other_curve = curves
-        apart = "no losses" if one_curve is None or other_curve is None else _apart(one_curve, other_curve)
+        apart = _apart(*(training.read_metrics(run / stage)["train/loss"] for run in (one, other)))
         print(f"{stage}: adapter {'the same' if first == second else 'differs'} ({first[:12]}); {apart}")
         same &= first == second
     return same
@@ -101,7 +98,7 @@ def _adapter(stage: Path) -> str:
     place = training.read_manifest(stage).adapter_path
     if place is None:
         sys.exit(f"{stage} has no adapter")
-    return hashlib.sha256((Path(place) / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return adapter_hash(place)
 
 
 def _apart(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> str:

@@ -101,16 +101,16 @@ def make_sums(count: int) -> list[dict[str, Any]]:
 
 
 def make_words(count: int) -> list[dict[str, Any]]:
-    import reasoning_gym
+    from coldforge.data.sources import gsm_symbolic
 
-    data = reasoning_gym.create_dataset("gsm_symbolic", size=count + 5, seed=3)
+    rows = (row.data for row in gsm_symbolic(count + 5, seed=3))
     return [
         {
-            "question": item["question"].partition(" Give the result")[0],
-            "answer": item["answer"],
-            "worked": item["metadata"]["answer_cot"],
+            "question": row["question"].partition(" Give the result")[0],
+            "answer": row["answer"],
+            "worked": row["solution"],
         }
-        for item in data
+        for row in rows
     ]
 
 

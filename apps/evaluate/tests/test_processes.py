@@ -2,8 +2,6 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from coldforge.apps.evaluate.main import main
 from coldforge.eval import find_samples, read_results
+from coldforge.stages.testing import Ended, run_together
 
 pytestmark = pytest.mark.whole
 
@@ -32,7 +31,8 @@ calls = []
 
 def should_stop(self):
     calls.append(1)
-    return len(calls) > 3
+    self.reason = "a test" if len(calls) > 3 else None
+    return self.reason is not None
 
 Stopper.should_stop = should_stop
 """
@@ -51,7 +51,7 @@ def words(weights: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[tuple[int, str, str]]]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Ended]]:
     """Runs the program in two processes of two devices each; exit code, output and messages of both."""
     compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("compiled"))
     variables = os.environ | {
@@ -60,25 +60,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[tup
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }  # fmt: skip
 
-    def go(words: list[str], first: str = PROGRAM, other: str = PROGRAM) -> list[tuple[int, str, str]]:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        group = ["--distributed.initialize", "--distributed.coordinator", f"localhost:{port}",
-                 "--distributed.processes", "2", "--distributed.process"]  # fmt: skip
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, *words, *group, str(rank)], stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True, env=variables,
-            )
-            for rank, program in enumerate((first, other))
-        ]  # fmt: skip
-        try:
-            said = [process.communicate(timeout=400) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
+    def go(words: list[str], first: str = PROGRAM, other: str = PROGRAM) -> list[Ended]:
+        return run_together([[sys.executable, "-c", program, *words] for program in (first, other)], env=variables)
 
     return go
 
@@ -92,7 +75,7 @@ def found(directory: Path) -> dict[tuple[str, str, int], tuple[str, Any, bool]]:
 
 
 def test_two_processes_find_what_one_does(
-    words: list[str], together: Callable[..., list[tuple[int, str, str]]], tmp_path: Path
+    words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:
     """Asked once more, they only read; asked for something else, both are refused."""
     with pytest.raises(SystemExit) as left:
@@ -119,7 +102,7 @@ def test_two_processes_find_what_one_does(
 
 
 def test_an_error_of_the_first_process_ends_the_other_too(
-    words: list[str], together: Callable[..., list[tuple[int, str, str]]], tmp_path: Path
+    words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:
     (code, _, notes), (other, _, _) = together([*words, "--out", str(tmp_path)], first=FULL_DISK + PROGRAM)
     assert code == 2
@@ -128,7 +111,7 @@ def test_an_error_of_the_first_process_ends_the_other_too(
 
 
 def test_stopped_in_time_both_go_on_with_the_same_samples(
-    words: list[str], together: Callable[..., list[tuple[int, str, str]]], tmp_path: Path
+    words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path / "one")])

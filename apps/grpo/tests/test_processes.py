@@ -1,8 +1,6 @@
 """The program in processes of its own: killed at work, told to stop, and two that train together."""
 
 import json
-import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import pytest
 
 from coldforge import modeling, training
+from coldforge.stages.testing import run_together
 
 pytestmark = pytest.mark.whole
 
@@ -75,26 +74,10 @@ def test_two_processes_train_one_policy(
 ) -> None:
     """From the command line to the gate: samples and losses of the first rollout are those of one process."""
     run = tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = ("--distributed.initialize", "--distributed.coordinator", f"localhost:{port}",
-                "--distributed.processes", "2", "--distributed.process")  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            command(run, *short, "--loop.steps", "2", *together, str(rank)),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "gate: passed" in said[0][0]
-    assert "gate" not in said[1][0]
+    said = run_together([command(run, *short, "--loop.steps", "2")] * 2, env=variables, timeout=300)
+    assert [one.code for one in said] == [0, 0], said
+    assert "gate: passed" in said[0].out
+    assert "gate" not in said[1].out
     assert texts(run) == [row for row in texts(whole) if row[0] == 1]
     found, alone = curves(run), curves(whole)
     for name, count in {

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from coldforge.data.rejection import SampleLogs
+from coldforge.stages.testing import run_together
 
 Program = Callable[..., list[str]]
 
@@ -78,26 +78,10 @@ def test_two_processes_sample_their_shares_of_the_same_data_set(
     shutil.copy(finished / "samples/plan.json", out / "samples")
     begun = (finished / "samples/00000.jsonl").read_bytes().splitlines(keepends=True)[:5]
     (out / "samples/00000.jsonl").write_bytes(b"".join(begun))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = ("--distributed.initialize", "--distributed.coordinator", f"localhost:{port}",
-                "--distributed.processes", "2", "--distributed.process")  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            command(out, *mixed, *together, str(rank)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=variables,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=400) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "Accepted, by source" in said[0][0]
-    assert "Accepted" not in said[1][0]
+    said = run_together([command(out, *mixed)] * 2, env=variables)
+    assert [one.code for one in said] == [0, 0], said
+    assert "Accepted, by source" in said[0].out
+    assert "Accepted" not in said[1].out
     assert contents(out) == contents(finished)
     shares = []
     for rank in range(2):

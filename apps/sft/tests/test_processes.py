@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from coldforge import training
+from coldforge.stages.testing import run_together
 
 pytestmark = pytest.mark.whole
 
@@ -166,22 +166,10 @@ def test_two_processes_train_one_model(
 ) -> None:
     """From the command line to the gate; the losses of the first steps are those of one process."""
     run = tmp_path / "run"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    together = ("--distributed.initialize", "--distributed.coordinator", f"localhost:{port}",
-                "--distributed.processes", "2", "--distributed.process")  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            command(run, *SHORT, *together, str(rank)),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "gate: passed" in said[0][0]
-    assert "gate" not in said[1][0]
+    said = run_together([command(run, *SHORT)] * 2, env=environment, timeout=300)
+    assert [one.code for one in said] == [0, 0], said
+    assert "gate: passed" in said[0].out
+    assert "gate" not in said[1].out
     found = curves(run)
     for name in ("train/loss", "train/loss_reasoning", "train/loss_answer", "train/learning_rate"):
         np.testing.assert_allclose(found[name][:3], uninterrupted[name][:3], rtol=0, atol=1e-5)

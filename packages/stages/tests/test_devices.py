@@ -2,8 +2,6 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 from coldforge.stages.devices import everybodys, first, from_first, make_mesh, row_share, use
 from coldforge.stages.options import MeshConfig
+from coldforge.stages.testing import free_port, run_all
 
 pytestmark = pytest.mark.whole
 
@@ -35,21 +34,12 @@ def test_a_process_alone_keeps_its_own() -> None:
 
 
 def test_two_processes() -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     script = str(Path(__file__).with_name("process_of_two.py"))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(port), str(rank)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    found = [json.loads(out.splitlines()[-1]) for out, _ in said]  # Gloo writes above it
+    port = str(free_port())
+    said = run_all([[sys.executable, script, port, str(rank)] for rank in range(2)], env=environment, timeout=120)
+    assert [one.code for one in said] == [0, 0], said
+    found = [json.loads(one.out.splitlines()[-1]) for one in said]  # Gloo writes above it
     shares, firsts = [one.pop("shares") for one in found], [one.pop("first") for one in found]
     assert firsts == [True, False]
     assert found[0] == found[1] == {

@@ -73,6 +73,20 @@ def broken_off(run: "training.Run", step: int, reason: str, notes: Console) -> i
     return BROKE_OFF if broke else STOPPED
 
 
+def stopped(reason: str | None, kept: str, notes: Console) -> None:
+    """Says that a program has stopped in time whose work lies in files as it is done, and how to go on.
+
+    Args:
+        reason: As `coldforge.training.Stopper` says it.
+        kept: A sentence: what is there.
+        notes: Where to.
+    """
+    from coldforge.training import command_line
+
+    notes.print(f"stopped: {reason}. {kept}", style="bold", markup=False)
+    notes.print(f"To go on, start the same command again:\n  {command_line()}", soft_wrap=True, markup=False)
+
+
 def margin(max_hours: float | None) -> float:
     """Seconds of a time box that are kept for saving: a minute, or a tenth of a very small box."""
     return 60.0 if max_hours is None else min(60.0, 360.0 * max_hours)

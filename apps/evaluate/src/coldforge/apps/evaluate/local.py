@@ -171,7 +171,6 @@ class Local:
         self._sampling = False
         self.engine: Engine | None = None
         self.stopper: training.Stopper | None = None
-        self._stopped = False
         self.identity: dict[str, Any] = {
             "model": str(options.model or "gemma3-270m"), "base": fingerprint, "dtype": str(model.dtype),
             "tokenizer": found.tokenizer.fingerprint,
@@ -204,8 +203,11 @@ class Local:
         yield from self._run(params, works)
         self._sampling = False
         if self._stopped:
-            assert self.stopper is not None
-            raise StoppedError(self.stopper.reason)
+            raise StoppedError
+
+    @property
+    def _stopped(self) -> bool:
+        return self.stopper is not None and self.stopper.reason is not None
 
     def finish(self) -> None:
         """Lets the other processes go.
@@ -246,7 +248,6 @@ class Local:
             for group in engine.run(requests):
                 yield group.id, [self._reply(sample, stops[group.id]) for sample in group.samples]
                 if self.stopper is not None and self.stopper.should_stop():
-                    self._stopped = True
                     return
 
     def _engine(self, params: SamplingParams, works: Sequence[Work]) -> Engine:

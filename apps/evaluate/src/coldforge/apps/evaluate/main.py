@@ -28,7 +28,7 @@ from coldforge.data import ReasoningFormat, open_dataset, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
 from coldforge.eval.settings import foresee
 from coldforge.stages.find import form_of
-from coldforge.stages.program import PASSED, STOPPED, WRONG, margin, run_program
+from coldforge.stages.program import PASSED, STOPPED, WRONG, margin, run_program, stopped
 
 if TYPE_CHECKING:
     from coldforge.apps.evaluate.local import Found
@@ -63,7 +63,7 @@ def run(options: Options) -> int:
         return _run_served(options, sampling)
     from coldforge.apps.evaluate.local import StoppedError, find_local, load_local
     from coldforge.stages import devices
-    from coldforge.training import Stopper, command_line
+    from coldforge.training import Stopper
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     devices.join(options.distributed)
@@ -85,10 +85,8 @@ def run(options: Options) -> int:
             return _evaluate(
                 options, sampling, tasks, local.generate, {"name": _name(options, found), **local.identity}
             )
-        except StoppedError as stopped:
-            said = f"stopped: {stopped}. What was sampled is kept.\nTo go on, start the same command again:"
-            notes = Console(stderr=True, markup=False, highlight=False)
-            notes.print(f"{said}\n  {command_line()}", soft_wrap=True)
+        except StoppedError:
+            stopped(local.stopper.reason, "What was sampled is kept.", Console(stderr=True, highlight=False))
             return STOPPED
         finally:
             local.finish()

@@ -5,7 +5,7 @@ plan with time and memory.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from coldforge.apps.grpo import presets as grpo
@@ -20,6 +20,11 @@ from coldforge.stages.options import LoraOptions
 def default_run(preset: str) -> Path:
     """Where a preset's run goes unless --run says otherwise."""
     return Path("runs") / preset
+
+
+def estimates(stages: Mapping[str, tuple[float, float]], *, measured: bool = False) -> dict[str, Estimate]:
+    """What stages take, in minutes and GB."""
+    return {name: Estimate(minutes=minutes, gb=gb, measured=measured) for name, (minutes, gb) in stages.items()}
 
 
 def second_stage(first: GrpoRunConfig) -> GrpoRunConfig:
@@ -44,10 +49,6 @@ def nano() -> PipelineConfig:
     held-out questions: base 25.7 %, cold start 46.0, GRPO 87.0, SFT 89.3, GRPO 91.3 % (87.6–94.3).
     """
     first = grpo.nano()
-
-    def seen(minutes: float, gb: float) -> Estimate:
-        return Estimate(minutes=minutes, gb=gb, measured=True)
-
     return PipelineConfig(
         data=DataOptions(
             rows=("nano:1200",), questions=("nano:4000",), heldout=("nano:300",),
@@ -64,11 +65,10 @@ def nano() -> PipelineConfig:
             loop=dataclasses.replace(first.loop, steps=10),
         ),
         evaluation=EvaluationOptions(max_new_tokens=64, slots=128),
-        estimates={
-            "data": seen(0.13, 0.4), "cold-start": seen(1.8, 1.2), "rl-1": seen(1.8, 1.9), "reject": seen(0.4, 1.6),
-            "sft-2": seen(1.3, 1.9), "rl-2": seen(0.95, 2.2), "evaluation/base": seen(0.6, 1.9),
-            "evaluation": seen(0.1, 1.9),
-        },
+        estimates=estimates({
+            "data": (0.13, 0.4), "cold-start": (1.8, 1.2), "rl-1": (1.8, 1.9), "reject": (0.4, 1.6),
+            "sft-2": (1.3, 1.9), "rl-2": (0.95, 2.2), "evaluation/base": (0.6, 1.9), "evaluation": (0.1, 1.9),
+        }, measured=True),
     )  # fmt: skip
 
 
@@ -95,15 +95,10 @@ def gemma3_270m_cpu() -> PipelineConfig:
         sft_2=cold,
         rl_2=second_stage(first),
         evaluation=EvaluationOptions(max_new_tokens=128),
-        estimates={
-            "data": Estimate(minutes=1, gb=0.5),
-            "cold-start": Estimate(minutes=17, gb=6.5),
-            "rl-1": Estimate(minutes=60, gb=5.6),
-            "reject": Estimate(minutes=60, gb=3.0),
-            "sft-2": Estimate(minutes=17, gb=6.5),
-            "rl-2": Estimate(minutes=60, gb=5.6),
-            "evaluation": Estimate(minutes=3, gb=3.0),
-        },
+        estimates=estimates({
+            "data": (1, 0.5), "cold-start": (17, 6.5), "rl-1": (60, 5.6), "reject": (60, 3.0),
+            "sft-2": (17, 6.5), "rl-2": (60, 5.6), "evaluation": (3, 3.0),
+        }),
     )  # fmt: skip
 
 
@@ -128,15 +123,10 @@ def gemma3_1b_v5e8() -> PipelineConfig:
         sft_2=sft.gemma3_1b(),
         rl_2=second_stage(first),
         evaluation=EvaluationOptions(max_new_tokens=2048),
-        estimates={
-            "data": Estimate(minutes=3, gb=1.5),
-            "cold-start": Estimate(minutes=10, gb=5),
-            "rl-1": Estimate(minutes=240, gb=10),
-            "reject": Estimate(minutes=20, gb=10),
-            "sft-2": Estimate(minutes=10, gb=5),
-            "rl-2": Estimate(minutes=240, gb=10),
-            "evaluation": Estimate(minutes=4, gb=10),
-        },
+        estimates=estimates({
+            "data": (3, 1.5), "cold-start": (10, 5), "rl-1": (240, 10), "reject": (20, 10),
+            "sft-2": (10, 5), "rl-2": (240, 10), "evaluation": (4, 10),
+        }),
     )  # fmt: skip
 
 
@@ -172,12 +162,11 @@ def r1() -> PipelineConfig:
     10, 100 rollouts a stage. Rollouts of 8,192 samples of up to 32,768 tokens.
     """
     first, base = grpo.r1(), gemma3_1b_v5e8()
-    rl = Estimate(minutes=5500, gb=15)
     return dataclasses.replace(
         base, rl_1=first, reject=reject.r1(), rl_2=second_stage(first),
         evaluation=EvaluationOptions(samples=16, max_new_tokens=32_768),
         estimates=base.estimates
-        | {"rl-1": rl, "reject": Estimate(minutes=650, gb=15), "rl-2": rl, "evaluation": Estimate(minutes=115, gb=15)},
+        | estimates({"rl-1": (5500, 15), "reject": (650, 15), "rl-2": (5500, 15), "evaluation": (115, 15)}),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from coldforge.apps.reject.presets import PRESETS
 from coldforge.apps.reject.tables import show, show_acceptance, show_reasons
 from coldforge.data.dataset import SAMPLES
 from coldforge.data.rejection import NothingKeptError, SampleLog, SampleLogs, Selected, write_selection
-from coldforge.stages.program import PASSED, REFUSALS, STOPPED, WRONG, margin, parse_preset, run_program
+from coldforge.stages.program import PASSED, REFUSALS, STOPPED, WRONG, margin, parse_preset, run_program, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,9 +102,7 @@ def draw(options: Options, inputs: Inputs, mesh: "Mesh | None", notes: Console) 
         ):
             done = sample(model, inputs, config, mesh, todo, judge, log, bar, stopper.should_stop)
         if not done:
-            notes.print(f"stopped: {stopper.reason}. What was judged is kept.", style="bold", markup=False)
-            command = f"To go on, start the same command again:\n  {training.command_line()}"
-            notes.print(command, soft_wrap=True, markup=False)
+            stopped(stopper.reason, "What was judged is kept.", notes)
         return done
 
 

@@ -1,0 +1,53 @@
+"""What tests of the stages' programs share: a program in several processes of one machine, as on as many hosts.
+
+(code, out, err), *others = run_together([[*words], [*words]])
+"""
+
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit code, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
+def run_together(
+    commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None, timeout: float = 400
+) -> list[Ended]:
+    """Runs programs with the option `--distributed` as processes of one group, the first command as process 0.
+
+    Raises:
+        TimeoutExpired: One of them has not ended after so many seconds; all are killed.
+    """
+    group = ["--distributed.initialize", "--distributed.coordinator", f"localhost:{free_port()}",
+             "--distributed.processes", str(len(commands)), "--distributed.process"]  # fmt: skip
+    return run_all([[*command, *group, str(rank)] for rank, command in enumerate(commands)], env=env, timeout=timeout)
+
+
+def run_all(
+    commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None, timeout: float = 400
+) -> list[Ended]:
+    """Runs commands at the same time; as for `run_together`."""
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)  # noqa: S603
+        for command in commands
+    ]
+    try:
+        said = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [Ended(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
