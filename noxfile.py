@@ -64,8 +64,9 @@ if installed := pyenv_versions(Path(os.environ.get("PYENV_ROOT", Path.home() / "
 MEMBERS = find_members(ROOT)
 EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
 EACH_WHEEL = [nox.param(member, id=f"{member.name}-lowest", tags=[member.name]) for member in MEMBERS.values()]
-# The tests of these take minutes, mostly on one core: two processes share them out by files.
-IN_TWO = ("app-grpo", "app-pipeline", "app-reject", "app-sft", "modeling", "rollout")
+# XLA compiles on one core, and compiling is what most tests wait for: two processes share them out by files. `-- -n 0`
+# runs them in one, for a debugger.
+IN_TWO = ("-n", "2", "--dist", "loadfile")
 # `tests` has run those marked `whole`, which take most of the time: CI's 5,400 s were too short for three runs of every
 # test.
 QUICK = ("-m", "not real and not slow and not whole")
@@ -100,7 +101,9 @@ def sync(session: nox.Session, *what: str) -> None:
 def run_pytest(session: nox.Session, member: Member, *options: str) -> None:
     """Runs a member's tests; if it declares jaxtyping, the array shapes of every call are checked on the way."""
     checks = [f"--jaxtyping-packages={member.module},beartype.beartype"] if "jaxtyping" in member.dependencies else []
-    session.run("pytest", "-c", "pyproject.toml", *checks, *options, str(member.path / "tests"), *session.posargs)
+    session.run(
+        "pytest", "-c", "pyproject.toml", *IN_TWO, *checks, *options, str(member.path / "tests"), *session.posargs
+    )
 
 
 @nox.session(python="3.12")
@@ -130,7 +133,7 @@ def tests(session: nox.Session, member: Member) -> None:
     """A package's tests in an environment that holds what it declares and nothing else."""
     isolate(session)
     sync(session, f"--package={member.distribution}", "--group=test")
-    run_pytest(session, member, *(("-n", "2", "--dist", "loadfile") if member.name in IN_TWO else ()))
+    run_pytest(session, member)
 
 
 @nox.session(python=PYTHONS[0], reuse_venv=False)

@@ -1,11 +1,15 @@
-"""Shows that a pipeline ends with the same adapters whatever happens to it on the way.
+"""Shows that a pipeline comes to the same whatever happens to it on the way, and on whatever devices it runs.
 
     python tools/pipeline_proof.py kill WORK --kills 20     SIGKILL at random moments, then to the end
     python tools/pipeline_proof.py box WORK --hours 0.05    sessions with --max-hours, until it is done
+    python tools/pipeline_proof.py processes WORK           two processes of jax.distributed
+    python tools/pipeline_proof.py devices WORK             eight simulated devices
     python tools/pipeline_proof.py compare RUN RUN          what two runs came to, stage by stage
 
-The first two make the undisturbed run WORK/whole if it is not there, then the disturbed one, and compare both.
-`--words` are what `coldforge` is given (default: the preset nano). Exit code 1 if adapters differ.
+All but the last make the undisturbed run WORK/whole if it is not there, on one device, then the other one, and compare
+both. `--words` are what `coldforge` is given (default: the preset nano). Exit code 1 if adapters differ; not after
+`processes` and `devices`, which add up in another order, so that losses have to be looked at. Eight devices want
+`--words "nano --rl-1.rows.rows 8 --rl-2.rows.rows 8"`, a row of a micro-batch for each.
 """
 
 import argparse
@@ -23,16 +27,18 @@ from coldforge import training
 from coldforge.apps.pipeline.ledger import ENTRIES
 from coldforge.stages.find import adapter_hash
 from coldforge.stages.program import STOPPED
+from coldforge.stages.testing import free_port
 
 STAGES = ("cold-start", "rl-1", "sft-2", "rl-2")
 
 
-def start(run: Path, words: list[str]) -> subprocess.Popen[bytes]:
+def start(run: Path, words: list[str], devices: int = 1) -> subprocess.Popen[bytes]:
     """Starts the pipeline in a process group of its own; what it says is added to RUN.log."""
     command = [sys.executable, "-m", "coldforge.apps.pipeline.main", *words, "--run", str(run)]
     run.parent.mkdir(parents=True, exist_ok=True)
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     with run.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=env)
 
 
 def finish(run: Path, words: list[str]) -> int:
@@ -83,6 +89,33 @@ def box(run: Path, words: list[str], hours: float) -> None:
             return
 
 
+def processes(run: Path, words: list[str], count: int) -> None:
+    """Runs it as so many processes, as on as many hosts."""
+    group = ["--distributed.initialize", "--distributed.coordinator", f"localhost:{free_port()}",
+             "--distributed.processes", str(count), "--distributed.process"]  # fmt: skip
+    begun = time.monotonic()
+    started = [start(run, [*words, *group, str(rank)]) for rank in range(count)]
+    try:
+        codes = [process.wait() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    ended(f"{count} processes", codes, time.monotonic() - begun)
+
+
+def devices(run: Path, words: list[str], count: int) -> None:
+    """Runs it on so many simulated devices."""
+    begun = time.monotonic()
+    ended(f"{count} devices", [start(run, words, count).wait()], time.monotonic() - begun)
+
+
+def ended(what: str, codes: list[int], seconds: float) -> None:
+    """Says how it ended; leaves with 1 unless all is done."""
+    print(f"{what}: codes {codes} after {seconds:.0f} s", flush=True)
+    if any(codes):
+        sys.exit(1)
+
+
 def compare(one: Path, other: Path) -> bool:
     """Prints what differs; says whether all adapters are the same to the bit."""
     same = True
@@ -110,7 +143,7 @@ def _apart(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kill", "box", "compare"))
+    parser.add_argument("what", choices=("kill", "box", "processes", "devices", "compare"))
     parser.add_argument("paths", type=Path, nargs="+")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--mean", type=float, default=45.0, help="seconds between kills")
@@ -124,11 +157,17 @@ def main() -> None:
     else:
         [work] = args.paths
         one, other = whole(work, words), work / args.what
-        if args.what == "kill":
-            kill(other, words, args.kills, args.mean, args.seed)
-        else:
-            box(other, words, args.hours)
-    sys.exit(0 if compare(one, other) else 1)
+        match args.what:
+            case "kill":
+                kill(other, words, args.kills, args.mean, args.seed)
+            case "box":
+                box(other, words, args.hours)
+            case "processes":
+                processes(other, words, count=2)
+            case "devices":
+                devices(other, words, count=8)
+    same = compare(one, other)
+    sys.exit(0 if same or args.what in ("processes", "devices") else 1)
 
 
 if __name__ == "__main__":

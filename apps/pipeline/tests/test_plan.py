@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from coldforge.apps.pipeline.config import Estimate, Options
-from coldforge.apps.pipeline.main import NAMES, parse, within
+from coldforge.apps.pipeline.main import NAMES, parse, run, within
 from coldforge.apps.pipeline.presets import PRESETS
 from coldforge.apps.pipeline.stages import seeded, stages_of
 from coldforge.apps.pipeline.view import budget, show_plan
@@ -35,6 +35,15 @@ def test_until_ends_after_a_stage() -> None:
 def test_from_after_until_is_refused() -> None:
     with pytest.raises(ValueError, match="--from sft-2 comes after --until rl-1"):
         within(options(start="sft-2", until="rl-1"))
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan"])
+def test_a_session_without_time_is_refused(hours: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"--max-hours is \S+: a session without time does nothing; wanted more than 0"
+    ):
+        run(parse(["nano", "--run", str(tmp_path / "run"), "--max-hours", hours]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_second_fine_tuning_reads_the_policy_only_where_it_starts_from_it() -> None:

@@ -50,6 +50,8 @@ def parse(words: list[str]) -> Options:
 def run(options: Options) -> int:
     """Does all of it, and returns the exit code."""
     chosen = within(options)
+    if options.max_hours is not None and not options.max_hours > 0:
+        raise ValueError(f"--max-hours is {options.max_hours}: a session without time does nothing; wanted more than 0")
     if options.dry_run:
         view.show_plan(foreseen(chosen, options), options, Console())
         return PASSED

@@ -79,22 +79,34 @@ def gemma3_270m_cpu() -> PipelineConfig:
 
     Hardware: two CPU cores, 8 GB. Hours and score: not run to its end.
     """
-    first = grpo.gemma3_270m()
+    cold = sft.gemma3_270m()
     cold = dataclasses.replace(
-        sft.gemma3_270m(),
-        loop=dataclasses.replace(sft.gemma3_270m().loop, steps=40, eval_every=20, checkpoint_every=20),
+        cold,
+        batches=dataclasses.replace(cold.batches, accumulation=2),
+        optimizer=dataclasses.replace(cold.optimizer, learning_rate=5e-4),
+        loop=dataclasses.replace(cold.loop, steps=40, eval_every=20, checkpoint_every=10, sample_every=0),
+        gate=dataclasses.replace(cold.gate, prompts=128, max_new_tokens=128, rows=128),
     )
+    first = grpo.gemma3_270m()
+    first = dataclasses.replace(
+        first,
+        questions=dataclasses.replace(first.questions, heldout=128),
+        loop=dataclasses.replace(first.loop, steps=24, eval_every=0),
+    )
+    second = second_stage(first)
     return PipelineConfig(
         data=DataOptions(
-            rows=("nano:2500",), questions=("nano:6000",), heldout=("nano:250",),
+            rows=("nano:2500",), questions=("nano:6000",), heldout=("nano:200",),
             prepare=PrepareOptions(max_tokens=512, heldout_rows=150),
         ),
         cold_start=cold,
         rl_1=first,
-        reject=reject.gemma3_270m(),
+        reject=dataclasses.replace(
+            reject.gemma3_270m(), ask=400, sampling=dataclasses.replace(reject.gemma3_270m().sampling, samples=4)
+        ),
         sft_2=cold,
-        rl_2=second_stage(first),
-        evaluation=EvaluationOptions(max_new_tokens=128),
+        rl_2=dataclasses.replace(second, loop=dataclasses.replace(second.loop, steps=10)),
+        evaluation=EvaluationOptions(max_new_tokens=128, slots=128),
         estimates=estimates({
             "data": (1, 0.5), "cold-start": (17, 6.5), "rl-1": (60, 5.6), "reject": (60, 3.0),
             "sft-2": (17, 6.5), "rl-2": (60, 5.6), "evaluation": (3, 3.0),
