@@ -103,8 +103,7 @@ def run_pytest(session: nox.Session, member: Member, *options: str) -> None:
     checks = [f"--jaxtyping-packages={member.module},beartype.beartype"] if "jaxtyping" in member.dependencies else []
     session.run(
         "pytest", "-c", "pyproject.toml", *IN_TWO, *checks, *options, str(member.path / "tests"), *session.posargs,
-        # Programs are compiled once and run once, on tiny arrays: LLVM's optimisations take 12 % of coldforge-app-reject's
-        # tests and give nothing back.
+        # Programs run once, on tiny arrays: LLVM's optimisations take 12 % of app-reject's tests and give nothing back.
         env={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )  # fmt: skip
 
