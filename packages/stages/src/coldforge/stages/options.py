@@ -99,6 +99,20 @@ class QuestionOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """The room that the sampler has on this machine's devices."""
+
+    slots: int | None = None
+    """Samples that run at the same time; None: as many as memory-gib holds."""
+    memory_gib: float | None = None
+    """What sampling may take on each device beside the weights; None: 70 % of what is free (2 on a CPU)."""
+    kv: Literal["model", "bf16", "int8"] = "model"
+    """How caches hold keys and values."""
+    weights: Literal["model", "int8"] = "model"
+    """Sample from the weights as they are, or from a copy of the projections in int8, under the same adapter."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SavingOptions:
     """What a run leaves besides its adapter."""
 

@@ -7,23 +7,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from coldforge.stages.options import Distributed, MeshConfig, Shown
+from coldforge.stages.options import Distributed, MeshConfig, SamplerOptions, Shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
-    """The room that the sampler has on this machine's devices."""
+class DeviceOptions(SamplerOptions):
+    """The room that the sampler has on this machine's devices, and in what arithmetic it works."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the weights become in memory. auto: float32 on a CPU, bfloat16 elsewhere."""
-    slots: int | None = None
-    """Samples that run at the same time. None: as many as the memory holds."""
-    memory_gib: float | None = None
-    """What the sampler may take on each device beside the weights. None: 70 % of what is free."""
-    kv: Literal["model", "bf16", "int8"] = "model"
-    """How caches hold keys and values."""
-    weights: Literal["model", "int8"] = "model"
-    """Sample from the weights as they are, or from a copy in int8."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

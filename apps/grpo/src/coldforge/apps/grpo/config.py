@@ -16,6 +16,7 @@ from coldforge.stages.options import (
     MeshConfig,
     ModelConfig,
     QuestionOptions,
+    SamplerOptions,
     SavingOptions,
     StageOptions,
 )
@@ -31,8 +32,8 @@ Fallback = Literal["open tag", "boxed", "hashes", "phrase", "whole", "last numbe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RolloutOptions:
-    """How is sampled."""
+class RolloutOptions(SamplerOptions):
+    """How is sampled. Caches or weights that are coarser than the model's: correct for it (policy.correction)."""
 
     questions: int = 32
     """Questions of a rollout."""
@@ -44,16 +45,8 @@ class RolloutOptions:
     """A sample is cut off after so many tokens."""
     temperature: float = 1.0
     """Of sampling, and of the policy that is trained. No top-k or top-p: log-probabilities are of all tokens."""
-    slots: int | None = None
-    """Samples that run at the same time; None: as many as memory-gib holds."""
-    memory_gib: float | None = None
-    """What sampling may take on each device beside the weights; None: 70 % of what is free (2 on a CPU)."""
     prefill_chunk: int = 2048
     """Tokens of one prefill call."""
-    kv: Literal["model", "bf16", "int8"] = "model"
-    """How caches hold keys and values. Coarser than the model's type: correct for it (policy.correction)."""
-    weights: Literal["model", "int8"] = "model"
-    """Sample from a copy of the projections in int8, under the same adapter. Correct for it as well."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

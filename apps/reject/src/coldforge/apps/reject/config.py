@@ -7,19 +7,19 @@ them (`keep`, `chat`) as long as the data set is not written. Nothing here impor
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from coldforge.data.rejection import Selection
-from coldforge.stages.options import Distributed, MeshConfig, ModelConfig, QuestionOptions, Shown
+from coldforge.stages.options import Distributed, MeshConfig, ModelConfig, QuestionOptions, SamplerOptions, Shown
 
 # Fields that decide neither samples (up to rounding) nor what is kept of them.
 MAY_DIFFER = ("mesh.*", "sampling.slots", "sampling.memory_gib", "sampling.prefill_chunk", "grading.*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class SamplingOptions(SamplerOptions):
     """How is sampled."""
 
     samples: int = 16
@@ -30,16 +30,8 @@ class SamplingOptions:
     """Of a question with its instruction and turn markers."""
     max_new_tokens: int = 1024
     """A sample is cut off after so many tokens, and then not kept."""
-    slots: int | None = None
-    """Samples that run at the same time; None: as many as memory-gib holds."""
-    memory_gib: float | None = None
-    """What sampling may take on each device beside the weights; None: 70 % of what is free (2 on a CPU)."""
     prefill_chunk: int = 2048
     """Tokens of one prefill call."""
-    kv: Literal["model", "bf16", "int8"] = "model"
-    """How caches hold keys and values."""
-    weights: Literal["model", "int8"] = "model"
-    """Sample from the weights as they are, or from a copy of the projections in int8, under the same adapter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
