@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,32 @@ def test_a_side_that_is_left_with_nothing_is_told(
         made(dataclasses.replace(data, **fields), tokenizer, tmp_path / "data")
 
 
-def test_a_part_of_the_family_that_is_none_is_refused(data: DataOptions, tokenizer: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'nano:many' is no part of the embedded task family; wanted nano:COUNT"):
-        made(dataclasses.replace(data, rows=("nano:many",)), tokenizer, tmp_path / "data")
+@pytest.mark.parametrize(
+    "spec",
+    ["nano:many", "nano:0", "nano:", "nano:20?min_terms=2", "sums:20", "sums:0?min_terms=2", "sums:20?min_terms=x"],
+)
+def test_rows_of_coldforge_nano_that_are_none_are_refused(
+    spec: str, data: DataOptions, tokenizer: Path, tmp_path: Path
+) -> None:
+    said = re.escape(f"{spec!r} is no rows of coldforge-nano; wanted nano:COUNT, or sums:COUNT?min_terms=2")
+    with pytest.raises(ValueError, match=said):
+        made(dataclasses.replace(data, rows=(spec,)), tokenizer, tmp_path / "data")
+
+
+def test_sums_are_worked_out_and_on_one_side_only(data: DataOptions, tokenizer: Path, tmp_path: Path) -> None:
+    kind = "min_terms=2&max_terms=2&min_digits=2&max_digits=2"
+    chosen = dataclasses.replace(
+        data, rows=(f"sums:80?{kind}",), questions=(f"sums:40?{kind}",), heldout=(f"sums:20?{kind}",),
+        prepare=dataclasses.replace(data.prepare, heldout_rows=10),
+    )  # fmt: skip
+    places = made(chosen, tokenizer, tmp_path / "data")
+    dataset = open_dataset(places.rows)
+    records = [*dataset.train, *dataset.heldout]
+    asked, heldout = texts(places.questions), texts(places.heldout)
+    assert (len(records), len(asked), len(heldout)) == (80, 40, 20)
+    assert not asked & heldout
+    assert not {record.question for record in records} & (asked | heldout)
+    for record in records:
+        first, sign, second = re.search(r"(\d+) ([+-]) (\d+) =", record.question).groups()  # type: ignore[union-attr]
+        assert int(record.answer) == int(first) + int(sign + second)
+        assert f"{first} {sign} {second} = {record.answer}" in record.reasoning

@@ -88,3 +88,20 @@ def test_a_solution_that_does_not_come_to_the_answer_is_refused(monkeypatch):
 def test_legs():
     assert animal_legs()["crab"] == 10
     assert leg_steps({"snake": 3, "cat": 2}, animal_legs()) == ["3 * 0 = 0", "2 * 4 = 8", "0 + 8 = 8"]
+
+
+def test_sums_alone_of_another_length():
+    short = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}
+    some = list(itertools.islice(problems("heldout", 0, short), SOME))
+    assert {one.task for one in some} == {"chain_sum"}
+    assert {one.terms for one in some} == {2, 3}
+    assert len({one.question for one in some}) == SOME
+    assert {split_of(one.question) for one in some} == {"heldout"}
+
+
+def test_a_family_that_is_used_up_is_named():
+    few = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    with pytest.raises(
+        ValueError, match=r"no more than about \d+ such problems for heldout \(chain_sum, {'min_terms': 2"
+    ):
+        list(problems("heldout", 0, few))

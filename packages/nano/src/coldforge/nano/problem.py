@@ -5,7 +5,8 @@ solution: worked, one small fact a line, and quick, the result in one go:
 
     98 + 93 - 77    worked: "98 + 93 = 191\n191 - 77 = 114"      quick: "98 + 93 - 77 = 114"
 
-Problems with a partial result below 0 or above 199 are left out, so that there are few enough small facts for a model
+Sums alone, longer or shorter ones, are there for models that are not made for this family. Problems with a partial
+result below 0 or above 199 are left out, so that there are few enough small facts for a model
 of a million parameters to know them. `problems` gives those of a split, each text once, in an order that follows from
 split and seed alone. Item i of reasoning-gym is drawn from `seed + i`, so that neighbouring seeds give almost the same
 items: the seed is hashed first.
@@ -35,6 +36,7 @@ HIGHEST = 199
 """Of partial results; the lowest is 0."""
 
 _ENDLESS = 2**40  # items of a task; made one at a time, when they are asked for
+_NO_MORE = 20_000  # items in a row without a new one, of which one in five is of a split
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,24 @@ class Problem:
         return [int(step.rpartition(" = ")[2]) for step in self.steps]
 
 
-def problems(split: Split, seed: int) -> Iterator[Problem]:
-    """The problems of a split, endless, no text twice.
+def problems(split: Split, seed: int, sums: Mapping[str, int] | None = None) -> Iterator[Problem]:
+    """The problems of a split, no text twice.
 
     Args:
         split: Other splits have none of their texts (`split_of`).
         seed: 0 or more; another one gives another order, and other problems first.
+        sums: Sums alone, with these options of `chain_sum`; None: the family of the embedded model, endless.
 
     Raises:
-        ValueError: The seed is negative; or a solution does not come to reasoning-gym's own answer.
+        ValueError: The seed is negative; a solution does not come to reasoning-gym's own answer; there are no more.
     """
     if seed < 0:
         raise ValueError(f"the seed is {seed}; wanted 0 or more.")
-    items = {task: _items(task, seed) for task in TASKS}
+    tasks, turns = (TASKS, TURNS) if sums is None else ({"chain_sum": sums}, ("chain_sum",))
+    items = {task: _items(task, tasks[task], seed) for task in turns}
     seen: set[str] = set()
-    for task in itertools.cycle(TURNS):
-        for item in items[task]:
+    for count, task in enumerate(itertools.cycle(turns)):
+        for item in itertools.islice(items[task], _NO_MORE):
             question = item["question"].strip()
             if split_of(question) != split or question in seen:
                 continue
@@ -89,6 +93,11 @@ def problems(split: Split, seed: int) -> Iterator[Problem]:
             if all(0 <= result <= HIGHEST for result in problem.results):
                 yield problem
                 break
+        else:
+            raise ValueError(
+                f"there are no more than about {count} such problems for {split} ({task}, {dict(tasks[task])}); wanted "
+                "fewer, or larger ones"
+            )
 
 
 def sum_steps(expression: str) -> list[str]:
@@ -140,9 +149,9 @@ def _problem(task: str, question: str, item: Mapping[str, Any]) -> Problem:
     return Problem(task, question, answer, tuple(steps), quick, terms, subject)
 
 
-def _items(task: str, seed: int) -> Iterator[Mapping[str, Any]]:
+def _items(task: str, options: Mapping[str, int], seed: int) -> Iterator[Mapping[str, Any]]:
     spread = int.from_bytes(hashlib.blake2b(f"{task} {seed}".encode(), digest_size=6).digest(), "big")
-    made = _gym("reasoning_gym").create_dataset(task, size=_ENDLESS, seed=spread, **TASKS[task])
+    made = _gym("reasoning_gym").create_dataset(task, size=_ENDLESS, seed=spread, **options)
     return (made[index] for index in itertools.count())
 
 

@@ -23,7 +23,9 @@ QUICK = 0.5
 """Share of the cold start's solutions that are quick."""
 
 
-def write_cold_start(path: Path, count: int, *, seed: int = 0, quick: float = QUICK) -> Path:
+def write_cold_start(
+    path: Path, count: int, *, seed: int = 0, quick: float = QUICK, sums: Mapping[str, int] | None = None
+) -> Path:
     """Writes rows with question, solution and answer, of the split "cold-start".
 
     Args:
@@ -31,21 +33,24 @@ def write_cold_start(path: Path, count: int, *, seed: int = 0, quick: float = QU
         count: How many rows.
         seed: The same seed writes the same bytes.
         quick: Share of the solutions that are quick, from 0 to 1.
+        sums: As for `problems`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: `count` is less than 1, the seed is negative, or `quick` is no share.
+        ValueError: `count` is less than 1 or more than there are, the seed is negative, or `quick` is no share.
     """
     if not 0 <= quick <= 1:
         raise ValueError(f"quick is {quick}; wanted a share from 0 to 1.")
     chance = random.Random(f"cold start {seed}")  # noqa: S311 (no secret)
-    rows = (_worked(problem, chance.random() < quick) for problem in problems("cold-start", seed))
+    rows = (_worked(problem, chance.random() < quick) for problem in problems("cold-start", seed, sums))
     return _write(path, rows, count)
 
 
-def write_questions(path: Path, count: int, *, split: Split = "rl", seed: int = 0) -> Path:
+def write_questions(
+    path: Path, count: int, *, split: Split = "rl", seed: int = 0, sums: Mapping[str, int] | None = None
+) -> Path:
     """Writes rows with question and answer, and with task and terms to tell easy ones from hard ones.
 
     Args:
@@ -53,14 +58,15 @@ def write_questions(path: Path, count: int, *, split: Split = "rl", seed: int = 
         count: How many rows.
         split: "rl" to practise on, "heldout" to be asked at the end.
         seed: The same seed writes the same bytes.
+        sums: As for `problems`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: `count` is less than 1, or the seed is negative.
+        ValueError: `count` is less than 1 or more than there are, or the seed is negative.
     """
-    return _write(path, map(_asked, problems(split, seed)), count)
+    return _write(path, map(_asked, problems(split, seed, sums)), count)
 
 
 def _asked(problem: Problem) -> Row:

@@ -25,9 +25,11 @@ class DataOptions:
     """What is learnt, asked, and held out."""
 
     rows: tuple[str, ...] = ()
-    """What the cold start learns: sources as coldforge-prepare takes them, or nano:COUNT."""
+    """What the cold start learns: sources as coldforge-prepare takes them, or rows of coldforge-nano: nano:COUNT, or
+    sums:COUNT?min_terms=2&max_terms=3&… with options of reasoning-gym's chain_sum."""
     questions: tuple[str, ...] = ()
-    """What reinforcement learning and rejection sampling ask: sources as coldforge-grpo takes them, or nano:COUNT."""
+    """What reinforcement learning and rejection sampling ask: sources as coldforge-grpo takes them, or coldforge-nano's
+    questions."""
     heldout: tuple[str, ...] = ()
     """What every checkpoint is evaluated on: the same kinds of sources. A question that the cold start's rows hold is
     left out, and one that is held out is never trained on."""

@@ -6,11 +6,16 @@
     data/overlap.json     what was left out so that no question is on two sides
 
 In this order: rows; held-out questions, less those that the rows hold; questions, less those that are held out. Each
-file is written whole, so that a run that is killed goes on with the next. `nano:COUNT` stands for the task family of
-the embedded model, whose splits do not overlap to begin with.
+file is written whole, so that a run that is killed goes on with the next.
+
+Two families of coldforge-nano, whose splits do not overlap to begin with, have names of their own: `nano:COUNT`, that
+of the embedded model, and `sums:COUNT?min_terms=2&max_terms=3&…`, sums with options of reasoning-gym's chain_sum, all
+worked out.
 """
 
 import json
+import re
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +27,7 @@ from coldforge.data.prepare import prepare
 from coldforge.data.questions import Question, open_questions
 from coldforge.training.files import replace_file
 
-NANO = "nano:"
+FAMILY = re.compile(r"(?P<name>nano|sums):(?P<count>[^?]*)(\?(?P<sums>.*))?")
 type Part = Literal["cold-start", "rl", "heldout"]
 
 
@@ -87,20 +92,28 @@ def split_questions(options: DataOptions, dataset: Dataset, places: Places, fold
 
 
 def _source(spec: str, part: Part, folder: Path, seed: int) -> str:
-    """A source as the other programs take it: the task family's rows are written to a file first."""
-    if not spec.startswith(NANO):
+    """A source as the other programs take it: rows of coldforge-nano are written to a file first.
+
+    Raises:
+        ValueError: It names rows of coldforge-nano that there are none of.
+    """
+    family = FAMILY.fullmatch(spec)
+    if family is None:
         return spec
-    count = spec.removeprefix(NANO)
-    if not count.isdecimal() or not int(count):
-        raise ValueError(f"{spec!r} is no part of the embedded task family; wanted nano:COUNT")
     from coldforge import nano
 
-    path = folder / f"nano-{part}.jsonl"
+    sums = dict(urllib.parse.parse_qsl(family["sums"] or "", strict_parsing=bool(family["sums"])))
+    wanted = "nano:COUNT, or sums:COUNT?min_terms=2&max_terms=3&min_digits=1&max_digits=2"
+    values = [family["count"], *sums.values()]
+    if not all(value.isdecimal() and int(value) for value in values) or (family["name"] == "nano") != (not sums):
+        raise ValueError(f"{spec!r} is no rows of coldforge-nano; wanted {wanted}")
+    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', spec)}-{part}.jsonl"
+    chosen = {"seed": seed, "sums": {name: int(value) for name, value in sums.items()} or None}
     if not path.exists():
         if part == "cold-start":
-            nano.write_cold_start(path, int(count), seed=seed)
+            nano.write_cold_start(path, int(family["count"]), quick=0.0 if sums else nano.QUICK, **chosen)
         else:
-            nano.write_questions(path, int(count), split=part, seed=seed)
+            nano.write_questions(path, int(family["count"]), split=part, **chosen)
     return str(path)
 
 

@@ -16,6 +16,8 @@ from coldforge.apps.sft import presets as sft
 from coldforge.data.prepare import Options as PrepareOptions
 from coldforge.stages.options import LoraOptions
 
+SUMS = "min_terms=2&max_terms=3&min_digits=1&max_digits=2"
+
 
 def default_run(preset: str) -> Path:
     """Where a preset's run goes unless --run says otherwise."""
@@ -96,7 +98,7 @@ def gemma3_270m_cpu() -> PipelineConfig:
     second = second_stage(first)
     return PipelineConfig(
         data=DataOptions(
-            rows=("nano:2500",), questions=("nano:6000",), heldout=("nano:200",),
+            rows=(f"sums:2500?{SUMS}",), questions=(f"sums:6000?{SUMS}",), heldout=(f"sums:200?{SUMS}",),
             prepare=PrepareOptions(max_tokens=512, heldout_rows=150),
         ),
         cold_start=cold,
