@@ -107,13 +107,13 @@ def _source(spec: str, part: Part, folder: Path, seed: int) -> str:
     values = [family["count"], *sums.values()]
     if not all(value.isdecimal() and int(value) for value in values) or (family["name"] == "nano") != (not sums):
         raise ValueError(f"{spec!r} is no rows of coldforge-nano; wanted {wanted}")
-    path = folder / f"{re.sub(r'[^a-z0-9]+', '-', spec)}-{part}.jsonl"
-    chosen = {"seed": seed, "sums": {name: int(value) for name, value in sums.items()} or None}
+    chosen = {name: int(value) for name, value in sums.items()} or None
+    path, count = folder / f"{re.sub(r'[^a-z0-9]+', '-', spec)}-{part}.jsonl", int(family["count"])
     if not path.exists():
         if part == "cold-start":
-            nano.write_cold_start(path, int(family["count"]), quick=0.0 if sums else nano.QUICK, **chosen)
+            nano.write_cold_start(path, count, seed=seed, quick=0.0 if sums else nano.QUICK, sums=chosen)
         else:
-            nano.write_questions(path, int(family["count"]), split=part, **chosen)
+            nano.write_questions(path, count, split=part, seed=seed, sums=chosen)
     return str(path)
 
 
