@@ -1,5 +1,6 @@
 """A served model, asked over a real socket."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from coldforge.apps.evaluate.endpoint import Endpoint, EndpointError
-from coldforge.apps.evaluate.main import main
-from coldforge.apps.evaluate.options import EndpointOptions
+from coldforge.apps.evaluate.main import main, read_tasks
+from coldforge.apps.evaluate.options import EndpointOptions, Options
+from coldforge.data import ReasoningFormat
 from coldforge.eval import Ask, Reply, Sampling, find_samples, read_results
+from coldforge.eval.prompts import STYLES
 
 pytestmark = pytest.mark.whole
 
@@ -211,6 +214,59 @@ def test_questions_are_looked_for_in_training_data(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().out
     assert "1 of 9" in said
     assert left_with("decontaminate", str(task), str(tmp_path / "none.jsonl")) == 2
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """Six rows of a benchmark in the hub's format, which are questions and examples alike."""
+    choices = ["2", "4", "6", "8"]
+    kinds: dict[str, dict[str, Any]] = {
+        "gsm8k": {"answer": "It is 4.\n#### 4"},
+        "mmlu": {"choices": choices, "answer": 1, "subject": "sums"},
+        "mmlu_pro": {
+            "options": choices, "answer": "B", "answer_index": 1, "category": "sums",
+            "cot_content": "A: Let's think step by step. The answer is (B).",
+        },
+    }  # fmt: skip
+    return [{"question": f"In room {chr(65 + i)}, say the number 4."} | kinds[name] for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "task", "splits"),
+    [(name, "gsm8k", ("test", "train")) for name in STYLES if name not in ("lm-eval:mmlu", "lm-eval:mmlu_pro")]
+    + [("lm-eval:mmlu", "mmlu", ("test", "dev")), ("lm-eval:mmlu_pro", "mmlu_pro", ("test", "validation"))],
+)
+def test_every_prompt_can_be_chosen(
+    served: Any, prompt: str, task: str, splits: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in splits:
+        text = "".join(json.dumps(row) + "\n" for row in rows_of(task))
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    words = ["--endpoint", served.url, "--model", "mine", "--tasks", f"{task}={tmp_path}", "--samples", "1"]
+    assert left_with(*words, "--prompt", prompt, "--out", str(tmp_path / "out")) == 0, capsys.readouterr().err
+    assert len(list(find_samples(tmp_path / "out"))) == 6
+
+
+def test_a_form_is_for_the_prompt_that_has_tags(tmp_path: Path) -> None:
+    form = ReasoningFormat(template="Think.")
+    options = Options(tasks=("chain_sum:5",), out=tmp_path, prompt="boxed", form=tmp_path)
+    with pytest.raises(ValueError, match="a form is given with the prompt 'boxed'; only 'reasoning' has tags"):
+        read_tasks(options, form)
+    [task] = read_tasks(dataclasses.replace(options, prompt="reasoning"), form)
+    assert "Think." in task.ask(task.questions[0])[0]["content"]
+
+
+def test_ifeval_is_asked_in_no_form(served: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a task that is asked in one."""
+    row = {"key": 1, "prompt": "Say the number 4.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    (tmp_path / "ifeval.jsonl").write_text(json.dumps(row))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Say the number 5.", "answer": "6"}))
+    words = ["--tasks", f"ifeval={tmp_path / 'ifeval.jsonl'}", str(tmp_path / "rows.jsonl"), "--samples", "1"]
+    out = tmp_path / "out"
+    assert left_with("--endpoint", served.url, "--model", "mine", *words, "--out", str(out)) == 0, capsys.readouterr()
+    asked = {body["messages"][0]["content"] for _, body in served.requests}
+    assert "Say the number 4." in asked
+    assert any("<answer>" in text for text in asked)
+    assert all(sample.correct for sample, _ in find_samples(out))
 
 
 @pytest.mark.parametrize(

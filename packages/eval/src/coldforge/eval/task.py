@@ -186,7 +186,7 @@ def open_task(
             all, in their order. None: all.
         seed: Of reasoning-gym's tasks.
         samples: Another number of samples than the protocol's.
-        form: Other tags or another instruction of the prompt "reasoning".
+        form: Other tags or another instruction of the prompt "reasoning". IFEval's own prompt has no use for it.
         fallbacks: Where else than in the form an answer may stand; (): nowhere. None: the style's own.
         pool: For computer algebra and scorers. None: the one that all share.
         name: Another name.
@@ -194,7 +194,8 @@ def open_task(
     Raises:
         FileNotFoundError: There is no such file, or no such thing at all.
         ValueError: A row is not in order (file, row and column are named), two questions have one id, there is none; a
-            style, suite, task or option is unknown; a style needs examples that the benchmark has not.
+            style, suite, task or option is unknown; a form is given with another prompt than "reasoning"; a style
+            needs examples that the benchmark has not.
         ModuleNotFoundError: An extra is missing; it is named.
         Others: What the hub raises without a network.
     """
@@ -202,7 +203,10 @@ def open_task(
         raise ValueError(f"limit is {limit}; wanted at least 1, or None for all questions.")
     found = _find(spec, path, split, revision, seed)
     ifeval = found.questions[0].kind == "instructions"
-    style = style_of(prompt or ("plain" if ifeval else "reasoning"), form)
+    named = prompt or ("plain" if ifeval else "reasoning")
+    style = style_of(
+        named, form if prompt or named == "reasoning" else None
+    )  # refused only with a prompt that is named
     if fallbacks is not None:
         given = tuple(fallbacks)
         style = dataclasses.replace(style, fallbacks=given, choice_fallbacks=given, number_fallbacks=given)

@@ -146,12 +146,23 @@ def read_form(path: Path) -> ReasoningFormat:
 def read_tasks(options: Options, form: ReasoningFormat) -> list[Task]:
     """The tasks that the command line names.
 
+    Args:
+        options: The command line.
+        form: Of the prompt "reasoning": the model's own, or what --form names.
+
     Raises:
-        ValueError: As `task_specs` and `open_task`.
+        ValueError: As `task_specs` and `open_task`; --form is given with another prompt.
     """
+    tagged = options.prompt in (None, "reasoning")
+    given = form if tagged or options.form is not None else None  # the model has a form, but is not asked for it
     return [
         open_task(
-            spec, prompt=options.prompt, limit=options.limit, seed=options.task_seed, samples=options.samples, form=form
+            spec,
+            prompt=options.prompt,
+            limit=options.limit,
+            seed=options.task_seed,
+            samples=options.samples,
+            form=given,
         )
         for spec in task_specs(options.tasks)
     ]
