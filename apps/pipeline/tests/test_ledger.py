@@ -1,5 +1,6 @@
 """What is done again, and what is not: the ledger of a run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,56 @@ def test_a_stage_can_be_asked_for_again(tmp_path: Path) -> None:
         do(run, works())
         decision = Ledger.of(run).decide(works()[0], again=True)
         assert (decision.todo, list(decision.why)) == ("again", ["asked for by --from"])
+
+
+def test_what_from_asks_for_goes_on_until_the_run_has_ended(tmp_path: Path) -> None:
+    (work,) = works()[:1]
+    with open_run(tmp_path / "run") as run:
+        do(run, works())
+        ledger = Ledger.of(run)
+        ledger.begin(work, ledger.decide(work, again=True))
+        (run.path / "data").mkdir()
+        ledger.end(work, "stopped", 75, "in time")
+    with open_run(tmp_path / "run") as run:
+        ledger = Ledger.of(run)
+        assert ledger.decide(work, again=True).todo == "go on"
+        ledger.begin(work, ledger.decide(work, again=True))
+        ledger.end(work, "finished", 0)
+        assert ledger.decide(work, again=True).todo == "done"
+        ledger.close()
+        assert ledger.decide(work, again=True).todo == "again"
+
+
+def test_only_the_end_of_a_stage_is_made_again(tmp_path: Path) -> None:
+    def reject(keep: int, samples: int = 4) -> Work:
+        return Work("reject", {"keep": {"most": keep}, "samples": samples}, last=("keep.*",), product="made")
+
+    with open_run(tmp_path / "run") as run:
+        do(run, [reject(2)])
+        (run.path / "reject" / "samples").write_text("dear")
+        ledger = Ledger.of(run)
+        decision = ledger.decide(reject(3))
+        assert (decision.todo, list(decision.why)) == ("remake", ["keep.most was 2, is 3"])
+        ledger.begin(reject(3), decision)
+        assert [each.name for each in (run.path / "reject").iterdir()] == ["samples"]
+        assert ledger.decide(reject(3, samples=5)).todo == "again"
+
+
+def test_a_stage_whose_directory_is_gone_begins(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        do(run, works())
+        shutil.rmtree(run.path / "cold-start")
+        assert do(run, works()) == ["done", "begin", "done"]
+
+
+def test_what_was_removed_from_superseded_is_in_nobodys_way(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        for rate in (0.5, 0.25, 0.125):
+            do(run, works(rate=rate), until=2)
+        shutil.rmtree(run.path / "superseded" / "cold-start-1")
+        do(run, works(rate=1.0), until=2)
+        names = sorted(each.name for each in (run.path / "superseded").iterdir())
+    assert names == ["cold-start-1", "cold-start-2"]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from coldforge.apps.pipeline.config import Estimate, Options
+from coldforge.apps.pipeline.ledger import Work, fingerprint
 from coldforge.apps.pipeline.main import NAMES, parse, run, within
 from coldforge.apps.pipeline.presets import PRESETS
-from coldforge.apps.pipeline.stages import seeded, stages_of
+from coldforge.apps.pipeline.stages import content, seeded, stages_of
 from coldforge.apps.pipeline.view import budget, show_plan
 
 
@@ -53,6 +54,35 @@ def test_the_second_fine_tuning_reads_the_policy_only_where_it_starts_from_it() 
     assert reads(options()) == ("reject",)
     config = dataclasses.replace(options().config, sft_2_from="rl-1")
     assert reads(dataclasses.replace(options(), config=config)) == ("reject", "rl-1")
+
+
+def test_weights_are_known_by_their_content_wherever_they_lie(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(3_000_000) + b"end")
+    before = content(tmp_path / "here")
+    assert before == content(tmp_path / "there")
+    assert before is not None
+    (tmp_path / "there" / "model.safetensors").write_bytes(bytes(3_000_000) + b"END")
+    assert content(tmp_path / "there") != before
+    assert content(None) is None
+
+
+@pytest.mark.parametrize(("take", "decides"), [("last", False), ("best", True)])
+def test_which_state_is_handed_on_decides_a_fine_tuning(take: str, decides: bool) -> None:
+    def work(**output: Any) -> Work:
+        config = options().config
+        cold = dataclasses.replace(
+            config.cold_start, output=dataclasses.replace(config.cold_start.output, take=take),
+            loop=dataclasses.replace(config.cold_start.loop, **output),
+        )  # fmt: skip
+        chosen = dataclasses.replace(options(), config=dataclasses.replace(config, cold_start=cold))
+        return next(stage.work for stage in stages_of(chosen) if stage.work.name == "cold-start")
+
+    reads = {"data": "0"}
+    assert (fingerprint(work(eval_every=5), reads) != fingerprint(work(eval_every=6), reads)) == decides
+    other = next(stage.work for stage in stages_of(options()) if stage.work.name == "cold-start")
+    assert (fingerprint(work(), reads) != fingerprint(other, reads)) == decides
 
 
 def test_a_seed_moves_all_seeds() -> None:

@@ -1,5 +1,6 @@
 """The program around the stages: what is skipped, what ends a run, what is left behind. The stages here are fakes."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
             return Stage(Work(name, settings, reads), name, f"the stage {name}", do)
 
         stages = [stage(name, ORDER[:place]) for place, name in enumerate(ORDER)]
-        monkeypatch.setattr(program, "within", lambda _: stages)
+        monkeypatch.setattr(program, "stages_of", lambda _: stages)
         options = Options(run=tmp_path / "run", config=PRESETS["nano"](), **changes)  # type: ignore[arg-type]
         return program.run(options), called
 
@@ -70,12 +71,14 @@ def test_a_failed_gate_ends_the_run_and_is_told_in_the_report(run: Run, tmp_path
     assert training.read_manifest(tmp_path / "run").status == "failed"
     assert "a gate has failed" in (tmp_path / "run" / "report.html").read_text()
     assert "not begun" in (tmp_path / "run" / "report.html").read_text()
+    assert '<span class="pill bad">failed</span>' in (tmp_path / "run" / "report.html").read_text()
     assert run() == (0, ["cold-start", "rl-1"])  # tried once more, say with another limit
 
 
 def test_a_stage_that_stopped_in_time_goes_on(run: Run, tmp_path: Path) -> None:
     assert run({"rl-1": 75}) == (75, list(ORDER))
     assert entries(tmp_path)["rl-1"]["status"] == "stopped"
+    assert '<span class="pill bad">stopped</span>' in (tmp_path / "run" / "report.html").read_text()
     assert run() == (0, ["rl-1"])
     assert entries(tmp_path)["rl-1"]["sessions"] == 2
 
@@ -85,6 +88,7 @@ def test_what_a_stage_raises_is_kept_and_raised(run: Run, tmp_path: Path) -> Non
         run({"data": ValueError("no such rows")})
     assert entries(tmp_path)["data"]["note"] == "ValueError: no such rows"
     assert training.read_manifest(tmp_path / "run").status == "failed"
+    assert "ValueError: no such rows" in (tmp_path / "run" / "report.html").read_text()
     assert run() == (0, list(ORDER))
 
 
@@ -103,6 +107,25 @@ def test_a_changed_option_redoes_what_depends_on_it(
 def test_from_does_a_stage_and_what_follows_again(run: Run) -> None:
     run()
     assert run(start="cold-start") == (0, ["cold-start", "rl-1"])
+    assert run(start="cold-start") == (0, ["cold-start", "rl-1"])
+
+
+def test_from_goes_on_where_a_session_has_ended_early(run: Run) -> None:
+    run()
+    assert run({"rl-1": 75}, start="cold-start") == (75, ["cold-start", "rl-1"])
+    assert run(start="cold-start") == (0, ["rl-1"])
+    assert run(start="rl-1") == (0, ["rl-1"])
+
+
+def test_stages_that_another_ones_model_could_not_be_read_by_are_refused(tmp_path: Path) -> None:
+    config = PRESETS["nano"]()
+    full = dataclasses.replace(config.rl_2, model=dataclasses.replace(config.rl_2.model, train="full"))
+    options = Options(run=tmp_path / "run", config=dataclasses.replace(config, rl_2=full))
+    with pytest.raises(
+        ValueError, match=r"the same model\.train, and there are --cold-start\.model\.train lora, .*--rl-2"
+    ):
+        program.run(options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(

@@ -26,6 +26,7 @@ MAY_DIFFER = (
     "mesh.*", "gate.*", "output.*", "watchdog.*", "model.remat", "model.layers", "rollout.slots", "rollout.memory_gib",
     "rollout.prefill_chunk", "rows.*", "rewards.timeout", "rewards.processes", "loop.eval_every", "loop.checkpoint_*",
     "loop.keep_last", "loop.texts*", "loop.on_nan",
+    "questions.sources",  # where they lie; the run's identity has their content
 )  # fmt: skip
 
 Fallback = Literal["open tag", "boxed", "hashes", "phrase", "whole", "last number"]

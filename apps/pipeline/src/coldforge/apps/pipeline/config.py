@@ -100,7 +100,7 @@ class Options:
     tokenizer: Annotated[Path | None, Shown] = None
     """The tokenizer, where it does not lie with the weights."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Added to the seeds of rows, questions, training and sampling; data.prepare.seed and reject.keep.seed stay."""
     start: Annotated[StageName | None, tyro.conf.arg(name="from", help_behavior_hint="")] = None
     """Do this stage, and what comes after it, again."""
     until: Annotated[StageName | None, tyro.conf.arg(help_behavior_hint="")] = None

@@ -7,11 +7,13 @@
 
 A stage's fingerprint is a hash of the settings that decide its result and of the fingerprints of the stages that it
 reads, so that a changed option reaches all that depends on it and nothing else. What a stage had made under other
-settings is moved to `superseded/`, never deleted. Imports JAX (by `coldforge.training`).
+settings is moved to `superseded/`, never deleted. What `--from` asks to be done again is marked until the run has
+ended, so that the same command goes on with it in the next session. Imports JAX (by `coldforge.training`).
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -26,7 +28,8 @@ from coldforge.training.compare import differences, plain
 from coldforge.training.run import Status
 
 ENTRIES, SUPERSEDED = "stages", "superseded"
-Todo = Literal["done", "go on", "begin", "again"]
+Todo = Literal["done", "go on", "begin", "again", "remake"]
+ASKED = "asked for by --from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +41,16 @@ class Work:
         settings: What decides its result: a dataclass or mapping of what JSON holds.
         reads: Names of the stages whose results it reads.
         may_differ: Fields of `settings` that do not decide its result.
+        last: Fields of `settings` that decide only what becomes, at its end, of what it has made until then.
+        product: The file in its directory that says that the end is reached; removed where only `last` has changed.
     """
 
     name: str
     settings: Any
     reads: tuple[str, ...] = ()
     may_differ: Collection[str] = ()
+    last: Collection[str] = ()
+    product: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +58,8 @@ class Decision:
     """What is to be done with a stage.
 
     Attributes:
-        todo: "done": nothing; "go on": it has begun; "begin"; "again": what it had made is of other settings.
+        todo: "done": nothing; "go on": it has begun; "begin"; "again": what it had made is of other settings;
+            "remake": only its end is.
         why: Where it is done again, a line for each reason.
     """
 
@@ -67,9 +75,9 @@ class Ledger:
             reads and settings.
     """
 
-    def __init__(self, entries: Mapping[str, Mapping[str, Any]], run: training.Run | None = None) -> None:
-        """Entries as a manifest holds them; without a run they are only looked at."""
-        self._run = run
+    def __init__(self, entries: Mapping[str, Mapping[str, Any]], path: Path, run: training.Run | None = None) -> None:
+        """Entries as the manifest in `path` holds them; without a run they are only looked at."""
+        self._path, self._run = path, run
         self.entries: dict[str, dict[str, Any]] = {name: dict(entry) for name, entry in entries.items()}
         self._wanted: dict[str, str] = {}  # fingerprints of the stages as they are asked for now
         self._clock = 0.0
@@ -77,7 +85,7 @@ class Ledger:
     @classmethod
     def of(cls, run: training.Run) -> Self:
         """That of an open run."""
-        return cls(run.manifest.figures.get(ENTRIES, {}), run)
+        return cls(run.manifest.figures.get(ENTRIES, {}), run.path, run)
 
     def decide(self, work: Work, *, again: bool = False) -> Decision:
         """Says what is to be done. Stages are asked for in their order, those that a stage reads before it.
@@ -89,13 +97,20 @@ class Ledger:
         reads = {name: self._wanted[name] for name in work.reads}
         self._wanted[work.name] = fingerprint(work, reads)
         entry = self.entries.get(work.name)
-        if entry is None:
+        if entry is None or (entry["status"] == "finished" and not (self._path / work.name).exists()):
             return Decision("begin")
-        if again:
-            return Decision("again", ["asked for by --from"])
+        if again and not entry.get("asked"):
+            return Decision("again", [ASKED])
         if entry["fingerprint"] != self._wanted[work.name]:
-            return Decision("again", self._reasons(work, entry, reads))
+            changed, others = self._changes(work, entry, reads)
+            only_last = not others and all(any(fnmatchcase(name, each) for each in work.last) for name in changed)
+            return Decision("remake" if only_last else "again", [*changed.values(), *others])
         return Decision("done" if entry["status"] == "finished" else "go on")
+
+    def current(self, work: Work) -> Mapping[str, Any] | None:
+        """The entry of a stage that has been decided; None where there is none, or one of other settings."""
+        entry = self.entries.get(work.name)
+        return entry if entry is not None and entry["fingerprint"] == self._wanted[work.name] else None
 
     def begin(self, work: Work, decision: Decision) -> None:
         """Writes that a stage runs. What it had made under other settings is moved away first."""
@@ -104,13 +119,16 @@ class Ledger:
         if decision.todo in ("begin", "again"):
             self.entries.pop(work.name, None)
             self._write()  # before the move: a kill in between leaves a directory without an entry, moved next time
-            if place.exists() and devices.first():
+            if devices.first() and place.exists():  # the others do not even look, lest their file system remembers it
                 _move_away(place, run.path / SUPERSEDED)
+        if decision.todo == "remake" and work.product is not None and devices.first():
+            (place / work.product).unlink(missing_ok=True)
+        devices.together()
         entry = self.entries.get(work.name, {"seconds": 0.0, "sessions": 0, "peak_gb": 0.0})
         self.entries[work.name] = entry | {
             "status": "running", "code": None, "note": "", "sessions": entry["sessions"] + 1,
             "fingerprint": self._wanted[work.name], "reads": {name: self._wanted[name] for name in work.reads},
-            "settings": plain(work.settings),
+            "settings": plain(work.settings), "asked": entry.get("asked", False) or ASKED in decision.why,
         }  # fmt: skip
         self._write()
         reset_peak()
@@ -126,6 +144,12 @@ class Ledger:
         }  # fmt: skip
         self._write()
 
+    def close(self) -> None:
+        """Writes that the run has ended: `--from` means again, from now on."""
+        for entry in self.entries.values():
+            entry["asked"] = False
+        self._write()
+
     def _write(self) -> None:
         self._opened().update(figures={ENTRIES: self.entries})
 
@@ -134,10 +158,13 @@ class Ledger:
             raise ValueError("the ledger was only read; open the run to write")
         return self._run
 
-    def _reasons(self, work: Work, entry: Mapping[str, Any], reads: Mapping[str, str]) -> list[str]:
+    def _changes(
+        self, work: Work, entry: Mapping[str, Any], reads: Mapping[str, str]
+    ) -> tuple[dict[str, str], list[str]]:
+        """In words: each changed setting, by its name; the stages that it reads and that are others."""
         changed = differences(entry["settings"], plain(work.settings), may_differ=work.may_differ)
-        found = [f"{each.field} was {each.there}, is {each.here}" for each in changed]
-        return found + [f"{name} is another" for name in reads if entry["reads"].get(name) != reads[name]]
+        found = {each.field: f"{each.field} was {each.there}, is {each.here}" for each in changed}
+        return found, [f"{name} is another" for name in reads if entry["reads"].get(name) != reads[name]]
 
 
 def fingerprint(work: Work, reads: Mapping[str, str]) -> str:
@@ -164,5 +191,5 @@ def _without(values: Mapping[str, Any], patterns: Collection[str], prefix: str =
 
 def _move_away(place: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    number = 1 + sum(each.name.rpartition("-")[0] == place.name for each in folder.iterdir())
-    place.replace(folder / f"{place.name}-{number}")
+    places = (folder / f"{place.name}-{number}" for number in itertools.count(1))
+    place.replace(next(each for each in places if not each.exists()))

@@ -4,8 +4,8 @@ In this order: the command line; what is to be done (the ledger's decisions), sh
 unless it is finished; the accuracy of every checkpoint; the report. A stage that fails its gate ends the run.
 
 Standard output holds the tables, all else goes to standard error. Exit codes are those of the stages: 0 all of it is
-done; 2 something was given that is wrong; 3 a gate has failed; 4 training broke off; 75 it stopped in time, and the
-same command goes on.
+done; 1 rejection sampling has kept nothing; 2 something was given that is wrong; 3 a gate has failed; 4 training broke
+off; 75 it stopped in time, and the same command goes on.
 """
 
 import logging
@@ -18,10 +18,10 @@ import psutil
 from rich.console import Console
 
 from coldforge.apps.pipeline import view
-from coldforge.apps.pipeline.config import Options, StageName
+from coldforge.apps.pipeline.config import Options, PipelineConfig, StageName
 from coldforge.apps.pipeline.presets import PRESETS, default_run
 from coldforge.apps.pipeline.stages import Stage, stages_of
-from coldforge.stages.program import BROKE_OFF, FAILED, PASSED, STOPPED, margin, parse_preset, run_program
+from coldforge.stages.program import BROKE_OFF, FAILED, PASSED, STOPPED, WRONG, margin, parse_preset, run_program
 
 if TYPE_CHECKING:
     from coldforge import training
@@ -52,6 +52,7 @@ def run(options: Options) -> int:
     chosen = within(options)
     if options.max_hours is not None and not options.max_hours > 0:
         raise ValueError(f"--max-hours is {options.max_hours}: a session without time does nothing; wanted more than 0")
+    check_models(options.config)
     if options.dry_run:
         view.show_plan(foreseen(chosen, options), options, Console())
         return PASSED
@@ -64,6 +65,25 @@ def run(options: Options) -> int:
     devices.join(options.distributed)
     with training.open_run(options.run, stage="pipeline", config=options.config, may_differ=("*",)) as opened:
         return work(options, opened)
+
+
+def check_models(config: PipelineConfig) -> None:
+    """Makes sure that all stages have one base, computed and trained in one way.
+
+    Raises:
+        ValueError: They have not: what one stage has made could not be read by the next.
+    """
+    models = {
+        "cold-start": config.cold_start.model, "rl-1": config.rl_1.model, "reject": config.reject.model,
+        "sft-2": config.sft_2.model, "rl-2": config.rl_2.model,
+    }  # fmt: skip
+    for name in ("size", "train", "dtype"):
+        values = {stage: getattr(model, name) for stage, model in models.items()}
+        if name == "train":
+            del values["reject"]  # it trains nothing
+        if len(set(values.values())) > 1:
+            said = ", ".join(f"--{stage}.model.{name} {value}" for stage, value in values.items())
+            raise ValueError(f"all stages need the same model.{name}, and there are {said}")
 
 
 def within(options: Options) -> list[Stage]:
@@ -85,25 +105,26 @@ def foreseen(stages: Sequence[Stage], options: Options) -> "list[tuple[Stage, De
     from coldforge import training
     from coldforge.apps.pipeline.ledger import ENTRIES, Ledger
 
-    return decided(stages, Ledger(training.read_manifest(options.run).figures.get(ENTRIES, {})), options)
+    ledger = Ledger(training.read_manifest(options.run).figures.get(ENTRIES, {}), options.run)
+    return decided(stages, ledger, options.start)
 
 
-def decided(stages: Sequence[Stage], ledger: "Ledger", options: Options) -> "list[tuple[Stage, Decision | None]]":
-    """What is to be done with each stage."""
-    begin = len(NAMES) if options.start is None else NAMES.index(options.start)
+def decided(
+    stages: Sequence[Stage], ledger: "Ledger", start: StageName | None = None
+) -> "list[tuple[Stage, Decision | None]]":
+    """What is to be done with each stage, where all from `start` on are asked for again."""
+    begin = len(NAMES) if start is None else NAMES.index(start)
     return [(stage, ledger.decide(stage.work, again=NAMES.index(stage.group) >= begin)) for stage in stages]
 
 
 def work(options: Options, run: "training.Run") -> int:
     """The stages, one after the other, in an open run."""
     from coldforge.apps.pipeline.ledger import Ledger
-    from coldforge.apps.pipeline.outcome import checkpoints_of
-    from coldforge.apps.pipeline.report import write_report
     from coldforge.stages import devices
 
-    ledger = Ledger.of(run)
-    out, notes = Console(quiet=not devices.first()), Console(stderr=True, quiet=not devices.first(), highlight=False)
-    plan = decided(within(options), ledger, options)
+    ledger, chosen = Ledger.of(run), within(options)
+    notes = Console(stderr=True, quiet=not devices.first(), highlight=False)
+    plan = decided(chosen, ledger, options.start)
     view.show_plan(plan, options, notes)
     code = PASSED
     for number, (stage, decision) in enumerate(plan, 1):
@@ -114,19 +135,40 @@ def work(options: Options, run: "training.Run") -> int:
             code = STOPPED
             break
         view.heading(number, len(plan), stage, decision, notes)
-        code = one(stage, decision, ledger, options)
+        try:
+            code = one(stage, decision, ledger, options)
+        except Exception as error:
+            tell(options, run, ledger, chosen, "failed", f"{type(error).__name__}: {error}")
+            raise
         if code != PASSED:
             break
-    if devices.first():
-        found = checkpoints_of(options.run)
-        view.show_results(found, out)
-        page = write_report(run, ledger, [stage for stage, _ in plan], options, found)
-        notes.print(f"{page}\ntensorboard --logdir {options.run}", soft_wrap=True, markup=False)
+    if code != STOPPED:
+        ledger.close()
     status, note = ENDS[code]
+    tell(options, run, ledger, chosen, status, note)
     run.close(status, note)
     if code == STOPPED:
         notes.print(run.how_to_continue(), soft_wrap=True, markup=False)
     return code
+
+
+def tell(
+    options: Options, run: "training.Run", ledger: "Ledger", chosen: Sequence[Stage], status: str, note: str
+) -> None:
+    """The accuracy of every checkpoint that is of these settings, and the report; the first process tells."""
+    from coldforge.apps.pipeline.outcome import checkpoints_of
+    from coldforge.apps.pipeline.report import write_report
+    from coldforge.stages import devices
+
+    if not devices.first():
+        return
+    done = {stage.work.name for stage, what in decided(stages_of(options), ledger) if what and what.todo == "done"}
+    found = checkpoints_of(options.run, done)
+    view.show_results(found, Console())
+    page = write_report(run, ledger, chosen, options, found, status, note)
+    Console(stderr=True, highlight=False).print(
+        f"{page}\ntensorboard --logdir {options.run}", soft_wrap=True, markup=False
+    )
 
 
 def one(stage: Stage, decision: "Decision", ledger: "Ledger", options: Options) -> int:
@@ -155,7 +197,7 @@ def out_of_time(max_hours: float | None) -> bool:
 
 ENDS: "Mapping[int, tuple[Status, str]]" = {
     PASSED: ("finished", ""), FAILED: ("failed", "a gate has failed"), BROKE_OFF: ("failed", "training broke off"),
-    STOPPED: ("stopped", "in time"), 1: ("failed", "nothing was kept"),
+    STOPPED: ("stopped", "in time"), 1: ("failed", "nothing was kept"), WRONG: ("failed", "refused"),
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from coldforge.apps.pipeline.stages import CHECKPOINTS, evaluation_folder
@@ -32,16 +32,21 @@ class Checkpoint:
         return self.evaluation.results.tasks[task_of(self.evaluation)]
 
 
-def checkpoints_of(run: str | Path) -> list[Checkpoint]:
+def checkpoints_of(run: str | Path, among: Collection[str] | None = None) -> list[Checkpoint]:
     """The checkpoints whose evaluations are finished, in the order of the stages.
+
+    Args:
+        run: The pipeline's directory.
+        among: Names of evaluations ("evaluation/base"): only those, where others may be left from other settings.
 
     Raises:
         ValueError: An evaluation is damaged, or two were asked different questions.
     """
     found: list[Checkpoint] = []
     for label in CHECKPOINTS:
-        folder = Path(run) / evaluation_folder(label)
-        if not (folder / RESULTS).exists():
+        name = evaluation_folder(label)
+        folder = Path(run) / name
+        if (among is not None and name not in among) or not (folder / RESULTS).exists():
             continue
         evaluation = open_evaluation(folder)
         task = task_of(evaluation)

@@ -14,7 +14,7 @@ from coldforge.apps.pipeline.config import DataOptions, Estimate, EvaluationOpti
 from coldforge.apps.reject import presets as reject
 from coldforge.apps.sft import presets as sft
 from coldforge.data.prepare import Options as PrepareOptions
-from coldforge.stages.options import LoraOptions
+from coldforge.stages.options import LoraOptions, MeshConfig
 
 SUMS = "min_terms=2&max_terms=3&min_digits=1&max_digits=2"
 
@@ -93,7 +93,9 @@ def gemma3_270m_cpu() -> PipelineConfig:
     first = dataclasses.replace(
         first,
         questions=dataclasses.replace(first.questions, heldout=128),
-        loop=dataclasses.replace(first.loop, steps=24, eval_every=0),
+        algorithm=dataclasses.replace(first.algorithm, resample=3.0),
+        optimizer=dataclasses.replace(first.optimizer, learning_rate=8e-5, final_fraction=0.1),
+        loop=dataclasses.replace(first.loop, steps=12, eval_every=0),
     )
     second = second_stage(first)
     return PipelineConfig(
@@ -107,7 +109,7 @@ def gemma3_270m_cpu() -> PipelineConfig:
             reject.gemma3_270m(), ask=400, sampling=dataclasses.replace(reject.gemma3_270m().sampling, samples=4)
         ),
         sft_2=cold,
-        rl_2=dataclasses.replace(second, loop=dataclasses.replace(second.loop, steps=10)),
+        rl_2=dataclasses.replace(second, loop=dataclasses.replace(second.loop, steps=6)),
         evaluation=EvaluationOptions(max_new_tokens=128, slots=128),
         estimates=estimates({
             "data": (1, 0.5), "cold-start": (17, 6.5), "rl-1": (60, 5.6), "reject": (60, 3.0),
@@ -176,8 +178,18 @@ def r1() -> PipelineConfig:
     10, 100 rollouts a stage. Rollouts of 8,192 samples of up to 32,768 tokens.
     """
     first, base = grpo.r1(), gemma3_1b_v5e8()
+    longest = reject.r1().keep.max_tokens
+    second = dataclasses.replace(  # on its own answers, which are as long as samples are
+        base.sft_2,
+        model=dataclasses.replace(base.sft_2.model, remat="full"),
+        mesh=MeshConfig(fsdp=8),
+        batches=dataclasses.replace(base.sft_2.batches, seq_len=longest),
+        optimizer=dataclasses.replace(base.sft_2.optimizer, final_fraction=0.1),
+        loop=dataclasses.replace(base.sft_2.loop, epochs=2),
+        gate=dataclasses.replace(base.sft_2.gate, max_new_tokens=first.rollout.max_new_tokens),
+    )
     return dataclasses.replace(
-        base, rl_1=first, reject=reject.r1(), rl_2=second_stage(first),
+        base, rl_1=first, reject=reject.r1(), sft_2=second, rl_2=second_stage(first),
         evaluation=EvaluationOptions(samples=16, max_new_tokens=32_768),
         estimates=base.estimates
         | estimates({"rl-1": (5500, 15), "reject": (650, 15), "rl-2": (5500, 15), "evaluation": (115, 15)}),

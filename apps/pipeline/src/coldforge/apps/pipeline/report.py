@@ -38,11 +38,24 @@ CURVES: Mapping[str, Curves] = {
 
 
 def write_report(
-    run: training.Run, ledger: Ledger, stages: Sequence[Stage], options: Options, found: Sequence[Checkpoint]
-) -> Path:
-    """Writes the page from what lies in the run; returns its path."""
+    run: training.Run, ledger: Ledger, stages: Sequence[Stage], options: Options, found: Sequence[Checkpoint],
+    status: str, note: str,
+) -> Path:  # fmt: skip
+    """Writes the page from what lies in the run; returns its path.
+
+    Args:
+        run: The pipeline's.
+        ledger: With the stages decided: an entry of other settings is not shown as this run's.
+        stages: Those that were asked for.
+        options: The command line.
+        found: What the checkpoints came to.
+        status, note: How the session ended.
+    """
+    current = [stage for stage in stages if ledger.current(stage.work) is not None]
     values = {
         "title": run.path.name,
+        "status": status,
+        "note": note,
         "manifest": run.manifest,
         "minutes": sum(entry["seconds"] for entry in ledger.entries.values()) / 60,
         "first": found[0] if found else None,
@@ -50,11 +63,11 @@ def write_report(
         "accuracy": whiskers("accuracy", "Right answers", _rows(found)).svg if found else "",
         "checkpoints": [_checkpoint(each) for each in found],
         "differences": differences(found),
-        "stages": [_stage(stage, ledger.entries.get(stage.work.name), run.path) for stage in stages],
-        "curves": [drawn for stage in stages if (drawn := _curves(stage, run.path))["plots"]],
+        "stages": [_stage(stage, ledger.current(stage.work), run.path) for stage in stages],
+        "curves": [drawn for stage in current if (drawn := _curves(stage, run.path))["plots"]],
         "questions": list(_questions(found)),
         "audits": list(_audits(run.path)),
-        "findings": [(stage.title, text) for stage in stages for text in _findings(run.path / stage.work.name)],
+        "findings": [(stage.title, text) for stage in current for text in _findings(run.path / stage.work.name)],
         "configuration": list(flat(plain(options.config))),
         "versions": list(run.manifest.versions.items()),
     }
@@ -85,13 +98,13 @@ def _checkpoint(each: Checkpoint) -> dict[str, Any]:
 
 def _stage(stage: Stage, entry: Mapping[str, Any] | None, run: Path) -> dict[str, Any]:
     name = stage.work.name
-    manifest = _manifest(run / name)
+    manifest = None if entry is None else _manifest(run / name)
     gate = {} if manifest is None else manifest.gate or {}
     checks = [check for check in gate.get("checks", ()) if not check.get("passed")]
     pages = [
         page
         for page in (f"{name}/report.html", f"{name}/audit.html", f"{name}/rows/audit.html")
-        if (run / page).exists()
+        if entry is not None and (run / page).exists()
     ]
     return {
         "title": stage.title, "entry": entry, "gate": gate.get("passed"), "page": pages[0] if pages else None,

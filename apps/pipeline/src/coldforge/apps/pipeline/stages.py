@@ -7,7 +7,8 @@ stage before has left its result. A stage's program is imported when it runs.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from coldforge.apps.pipeline.data import Places
 from coldforge.apps.pipeline.ledger import Work
 from coldforge.apps.reject import config as reject
 from coldforge.apps.sft import config as sft
+from coldforge.data.dataset import MANIFEST
+from coldforge.stages.program import PASSED, WRONG
 
 CHECKPOINTS = {"base": None, "cold start": "cold-start", "GRPO 1": "rl-1", "SFT 2": "sft-2", "GRPO 2": "rl-2"}
 """What is evaluated: its name in tables → the stage that made it."""
+
+_END = 1 << 20  # bytes of a file's beginning and of its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +46,22 @@ class Stage:
 
 def stages_of(options: Options) -> list[Stage]:
     """All stages of a pipeline, in their order."""
+    options = dataclasses.replace(options, run=options.run.absolute())  # stages write down where their data lies
     config, run = seeded(options.config, options.seed), options.run
     places = Places.under(run / "data")
-    base = {"weights": None if options.weights is None else str(options.weights.absolute())}
+    base = {
+        "weights": content(options.weights), "tokenizer": content(options.tokenizer),
+        "size": config.cold_start.model.size,
+    }  # fmt: skip
 
     def tuned(name: str, title: str, chosen: sft.SftConfig, data: str, start: str | None = None) -> Stage:
         rows = places.rows if data == "data" else run / data
         reads = (data,) if start is None else (data, start)
-        work = Work(name, {"config": chosen, **base, "from": start}, reads, _config_fields(sft.MAY_DIFFER))
+        # Which state is handed on is no part of the loss curve, and decides the result.
+        free = [each for each in sft.MAY_DIFFER if each not in ("output.*", "loop.eval_*")]
+        free += ["output.examples", "output.merged", "output.base_model_name"]
+        free += ["loop.eval_*"] if chosen.output.take == "last" else []
+        work = Work(name, {"config": chosen, **base, "from": start}, reads, _config_fields(free))
 
         def call(hours: float | None) -> int:
             from coldforge.apps.sft.main import run as program
@@ -122,7 +135,26 @@ def evaluation_folder(label: str) -> str:
     return f"evaluation/{label.lower().replace(' ', '-')}"
 
 
-def _config_fields(names: tuple[str, ...]) -> tuple[str, ...]:
+def content(path: Path | None) -> str | None:
+    """What tells a file, or the files of a directory, from others wherever it lies: a hash of names, sizes and ends.
+
+    Weights are gigabytes, and are compared whole by the stages that read them: here a change is seen, not proved.
+    """
+    if path is None or not path.exists():
+        return None if path is None else str(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(path)} {size}\n".encode())
+            with file.open("rb") as opened:
+                digest.update(opened.read(_END))
+                opened.seek(max(0, size - _END))
+                digest.update(opened.read(_END))
+    return digest.hexdigest()[:16]
+
+
+def _config_fields(names: Iterable[str]) -> tuple[str, ...]:
     """Fields of a stage's configuration as its settings name them."""
     return tuple(f"config.{name}" for name in names)
 
@@ -136,22 +168,36 @@ def _data(options: Options, config: PipelineConfig, base: Mapping[str, Any]) -> 
         from coldforge.stages import devices
         from coldforge.stages.find import find_tokenizer, find_weights
 
+        refused: BaseException | None = None
         if devices.first():
-            weights = find_weights(options.weights, config.cold_start.model.size)
-            tokenizer = find_tokenizer(options.tokenizer, weights)
-            name = (options.tokenizer or weights or Path("tokenizer")).name
-            make_data(config.data, tokenizer, name, options.run / "data", options.seed)
-        devices.together()
-        return 0
+            try:
+                weights = find_weights(options.weights, config.cold_start.model.size)
+                tokenizer = find_tokenizer(options.tokenizer, weights)
+                name = (options.tokenizer or weights or Path("tokenizer")).name
+                make_data(config.data, tokenizer, name, options.run / "data", options.seed)
+            except Exception as error:  # the others must not wait for ever
+                refused = error
+        failed = devices.everybodys(refused is not None)
+        if refused is not None:
+            raise refused
+        return WRONG if failed else PASSED
 
     return Stage(Work("data", settings, (), ("config.processes",)), "data", "data: rows, questions, held out", call)
 
 
 def _rejection(options: Options, config: PipelineConfig, base: Mapping[str, Any], places: Places) -> Stage:
-    chosen = dataclasses.replace(
-        config.reject, questions=dataclasses.replace(config.reject.questions, sources=(str(places.questions),))
+    # What either stage of reinforcement learning holds out is not asked: SFT 2 would learn what GRPO 2's gate asks.
+    heldout = max(part.questions.heldout for part in (config.reject, config.rl_1, config.rl_2))
+    settings = dataclasses.replace(
+        config.reject, questions=dataclasses.replace(config.reject.questions, heldout=heldout)
     )
-    work = Work("reject", {"config": config.reject, **base}, ("data", "rl-1"), _config_fields(reject.MAY_DIFFER))
+    chosen = dataclasses.replace(
+        settings, questions=dataclasses.replace(settings.questions, sources=(str(places.questions),))
+    )
+    work = Work(
+        "reject", {"config": settings, **base}, ("data", "rl-1"), _config_fields(reject.MAY_DIFFER),
+        last=("config.keep.*", "config.chat.*"), product=MANIFEST,
+    )  # fmt: skip
 
     def call(hours: float | None) -> int:
         from coldforge.apps.reject.main import run as program
@@ -177,18 +223,20 @@ def _evaluation(
         from coldforge.apps.evaluate import options as evaluate
         from coldforge.apps.evaluate.main import run as program
         from coldforge.stages.find import find_weights
+        from coldforge.training import read_manifest
 
-        size = options.config.cold_start.model.size
+        model, made = options.config.cold_start.model, None if stage is None else options.run / stage
+        whole = made is not None and read_manifest(made).adapter_path is None  # it brings its weights
         return program(
             evaluate.Options(
                 tasks=(str(places.heldout),), out=options.run / name, name=label,
-                model=str(find_weights(options.weights, size)),
-                adapter=None if stage is None else options.run / stage,
+                model=None if whole else str(find_weights(options.weights, model.size)), adapter=made,
                 form=places.rows if stage is None else None,
                 tokenizer=options.tokenizer, samples=None if chosen.temperature == 0 else chosen.samples,
                 greedy=chosen.temperature == 0, temperature=chosen.temperature, top_p=chosen.top_p,
                 max_new_tokens=chosen.max_new_tokens, seed=options.seed, max_hours=hours,
-                device=evaluate.DeviceOptions(slots=chosen.slots), mesh=options.config.cold_start.mesh,
+                device=evaluate.DeviceOptions(slots=chosen.slots, dtype=model.dtype),
+                mesh=options.config.cold_start.mesh,
             )
         )  # fmt: skip
 

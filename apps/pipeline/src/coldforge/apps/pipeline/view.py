@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coldforge.apps.pipeline.ledger import Decision
     from coldforge.apps.pipeline.outcome import Checkpoint
 
-WORDS = {"done": "done", "go on": "goes on", "begin": "", "again": "again"}
+WORDS = {"done": "done", "go on": "goes on", "begin": "", "again": "again", "remake": "its end again"}
 
 
 def show_plan(plan: "Sequence[tuple[Stage, Decision | None]]", options: Options, console: Console) -> None:
@@ -32,8 +32,9 @@ def show_plan(plan: "Sequence[tuple[Stage, Decision | None]]", options: Options,
         table.add_row(stage.title, *(_takes(known)), "" if decision is None else WORDS[decision.todo])
     console.print(table)
     for stage, decision in plan:
-        if decision is not None and decision.todo == "again":
-            console.print(Text(f"{stage.work.name} again: {'; '.join(decision.why)}", "yellow"), soft_wrap=True)
+        if decision is not None and decision.why:
+            said = f"{stage.work.name} {WORDS[decision.todo]}: {'; '.join(decision.why)}"
+            console.print(Text(said, "yellow"), soft_wrap=True)
     left = [stage for stage, decision in plan if decision is None or decision.todo != "done"]
     console.print(Text(budget(left, estimates, options.max_hours), "dim"))
 

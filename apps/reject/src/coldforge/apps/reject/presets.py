@@ -91,7 +91,7 @@ def r1() -> RejectConfig:
     return dataclasses.replace(
         base,
         sampling=SamplingOptions(samples=16, max_prompt_tokens=1024, max_new_tokens=31744),
-        keep=Selection(per_question=16, max_tokens=32768, heldout_questions=340),
+        keep=Selection(per_question=16, max_tokens=32768, heldout_questions=1000),  # conversations count, too
     )
 
 
