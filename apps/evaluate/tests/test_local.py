@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coldforge import modeling
-from coldforge.apps.evaluate.local import Local, cut, find_local, load_local, until
+from coldforge.apps.evaluate.local import Local, Work, cut, find_local, load_local, until
 from coldforge.apps.evaluate.main import main, read_form
 from coldforge.apps.evaluate.options import LocalOptions
 from coldforge.data import ReasoningFormat, Tokenizer
@@ -96,6 +96,21 @@ def test_what_does_not_fit_the_context_is_cut_off_or_refused(local: Local) -> No
     assert reply.tokens <= context
     with pytest.raises(ValueError, match=r"a prompt has \d+ tokens, and the model's context is 1024.*It begins"):
         list(local.generate([Ask("a", "1", "x " * context, 0, 1, 0, long)]))
+
+
+def test_a_reply_is_as_long_as_its_own_prompt_lets_it_be(local: Local) -> None:
+    """Whatever is asked beside it: another question, or none after an evaluation was ended."""
+    context = local.model.config.max_seq_len
+    params = SamplingParams(temperature=1.0)
+    some = local.found.tokenizer.encode("Say 1 2 3. ", add_bos=True)
+    short, long = ((some * context)[:size] for size in (context - 230, context - 130))
+    works = [Work(0, short, 10 * context, n=3, seed=5), Work(1, long, 10 * context, n=3, seed=6)]
+    beside = dict(local.sample(params, works))
+    for work in works:
+        assert dict(local.sample(params, [work])) == {work.id: beside[work.id]}
+    assert max(reply.tokens for reply in beside[0]) > 130  # more than the longer prompt leaves
+    filled = Work(2, (some * context)[: context - 20], 20, n=3, seed=7)  # lm-eval's prompts are cut to this
+    assert max(reply.tokens for reply in dict(local.sample(params, [filled, works[1]]))[2]) == 20
 
 
 def test_the_mesh_changes_nothing(weights: Path, run: Path, local: Local) -> None:

@@ -106,6 +106,17 @@ def test_numbers_seeds_and_limits_of_a_request(small, expected):
     ]
 
 
+def test_long_prompts_and_long_samples_share_a_context(model):
+    """Prompts of up to 60 tokens and samples of up to 30 in caches of 64, where each pair of them fits."""
+    tight = Engine(model, PARAMS, dataclasses.replace(CONFIG, max_prompt_tokens=60, max_tokens=64))
+    assert tight.sizes.demand.length == 64
+    long = np.random.default_rng(1).integers(2, 600, 60)
+    requests = [Request(0, long, n=2, max_new_tokens=4), Request(1, long[:34], n=2)]
+    assert all_same(tight.run(requests), dict(Engine(model, PARAMS, CONFIG).run(requests)))
+    with pytest.raises(ValueError, match="request 0 has a prompt of 60 tokens and asks for max_new_tokens=5; together"):
+        tight.run([Request(0, long, max_new_tokens=5)])
+
+
 def test_a_request_says_itself_where_its_samples_end(small, expected):
     def until(tokens: np.ndarray) -> int | None:
         found = np.flatnonzero(tokens % 5 == 0)
@@ -271,6 +282,11 @@ def test_an_iterator_without_requests_is_refused(small):
     ("change", "match"),
     [
         ({"max_prompt_tokens": 250}, "exceed the model's context of 256"),
+        (
+            {"max_prompt_tokens": 250, "max_tokens": 260},
+            "exceed the model's context of 256, and so does max_tokens=260",
+        ),
+        ({"max_tokens": 64}, "max_tokens=64 leaves nothing for a sample beside max_prompt_tokens=64"),
         ({"max_new_tokens": 10}, "ask for 30 new tokens, the engine is built for 10"),
         ({"slots": 0}, "slots must be positive"),
         ({"slots": None, "memory_gib": 0.0005}, "hold no slot.*raise memory_gib"),

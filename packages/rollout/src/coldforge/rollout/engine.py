@@ -36,6 +36,8 @@ class EngineConfig:
     Attributes:
       max_prompt_tokens: of a request; longer ones are refused by name.
       max_new_tokens: of a sample, for which caches have room; None takes that of the sampling parameters.
+      max_tokens: of a prompt and its sample together, where that is less than both limits: long prompts with short
+        samples beside short prompts with long ones. None is their sum.
       slots: samples that run at the same time; None takes as many as the memory holds, 128 (CPU) or 256 for each device
         that shares the rows at most.
       memory_gib: what the engine may take on each device beside the weights, while it runs; None is 70 % of what is
@@ -53,6 +55,7 @@ class EngineConfig:
 
     max_prompt_tokens: int
     max_new_tokens: int | None = None
+    max_tokens: int | None = None
     slots: int | None = None
     memory_gib: float | int | None = None
     prefill_chunk: int = 2048
@@ -62,7 +65,7 @@ class EngineConfig:
     share: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_prompt_tokens", "max_new_tokens", "slots", "memory_gib", "prefill_chunk"):
+        for name in ("max_prompt_tokens", "max_new_tokens", "max_tokens", "slots", "memory_gib", "prefill_chunk"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -94,17 +97,25 @@ class Engine:
     def __init__(self, model: Gemma3, params: SamplingParams, config: EngineConfig):
         new = params.max_new_tokens if config.max_new_tokens is None else config.max_new_tokens
         tokens = config.max_prompt_tokens + new
+        if config.max_tokens is not None:
+            tokens = min(tokens, config.max_tokens)
         if tokens > model.config.max_seq_len:
             raise ValueError(
                 f"max_prompt_tokens={config.max_prompt_tokens} and max_new_tokens={new} together exceed the model's "
                 f"context of {model.config.max_seq_len}"
+                + ("" if config.max_tokens is None else f", and so does max_tokens={config.max_tokens}")
+            )
+        if config.max_prompt_tokens >= tokens:
+            raise ValueError(
+                f"max_tokens={config.max_tokens} leaves nothing for a sample beside "
+                f"max_prompt_tokens={config.max_prompt_tokens}"
             )
         if params.max_new_tokens > new:
             raise ValueError(
                 f"the sampling parameters ask for {params.max_new_tokens} new tokens, the engine is built for {new}"
             )
         self.params, self.config, self.stats = params, config, Stats()
-        self._new = new
+        self._new, self._tokens = new, tokens
         demand = Demand(
             model=model.config,
             prompt_tokens=config.max_prompt_tokens,
@@ -189,6 +200,7 @@ class Engine:
                 vocab=self.sizes.demand.model.vocab_size,
                 max_prompt_tokens=self.config.max_prompt_tokens,
                 max_new_tokens=self._new,
+                max_tokens=self._tokens,
                 limit=self.params.max_new_tokens,
             )
 

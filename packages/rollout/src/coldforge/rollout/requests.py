@@ -74,12 +74,14 @@ class Work(NamedTuple):
     until: Until | None
 
 
-def check_request(request: Request, *, vocab: int, max_prompt_tokens: int, max_new_tokens: int, limit: int) -> Work:
+def check_request(
+    request: Request, *, vocab: int, max_prompt_tokens: int, max_new_tokens: int, max_tokens: int, limit: int
+) -> Work:
     """The request ready to run.
 
     Args:
       request: as the user gave it.
-      vocab, max_prompt_tokens, max_new_tokens: what the engine takes.
+      vocab, max_prompt_tokens, max_new_tokens, max_tokens: what the engine takes.
       limit: new tokens where the request does not say.
 
     Raises:
@@ -102,6 +104,11 @@ def check_request(request: Request, *, vocab: int, max_prompt_tokens: int, max_n
         raise ValueError(
             f"{name} asks for max_new_tokens={new}; it must be 1 to {max_new_tokens} (what the caches hold), or "
             f"{request.n} such numbers"
+        )
+    if prompt.size + max(limits) > max_tokens:
+        raise ValueError(
+            f"{name} has a prompt of {prompt.size} tokens and asks for max_new_tokens={new}; together they must be "
+            f"{max_tokens} at most (what the caches hold)"
         )
     return Work(request.id, prompt, request.n, request.seed, limits, request.first, request.until)
 

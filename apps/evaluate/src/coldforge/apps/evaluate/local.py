@@ -240,7 +240,7 @@ class Local:
         requests = [
             Request(
                 id=w.id, prompt=w.prompt, n=w.n, seed=w.seed, first=w.first, until=until(tokenizer, w.stop),
-                max_new_tokens=min(w.max_new_tokens, engine.params.max_new_tokens),
+                max_new_tokens=min(w.max_new_tokens, self.model.config.max_seq_len - len(w.prompt)),
             )
             for w in works
         ]  # fmt: skip
@@ -251,21 +251,22 @@ class Local:
                     return
 
     def _engine(self, params: SamplingParams, works: Sequence[Work]) -> Engine:
-        """An engine for the longest prompt, whose replies get what the context leaves, if that is less."""
+        """An engine for the longest prompt and the longest reply; the context bounds each pair of them by itself."""
         context = self.model.config.max_seq_len
         longest = max((work.prompt for work in works), key=len)
-        prompt = -(-len(longest) // 64) * 64  # few sizes: an evaluation that goes on compiles nothing anew
-        new = min(max(work.max_new_tokens for work in works), context - prompt)
-        if new < 1:
+        if len(longest) >= context:
             raise ValueError(
                 f"a prompt has {len(longest)} tokens, and the model's context is {context}: leave the "
                 f"question out. It begins {self.found.tokenizer.decode(longest[:30])!r}"
             )
+        new = min(max(work.max_new_tokens for work in works), context - 1)
+        # Few sizes, so that an evaluation that goes on compiles nothing anew.
+        prompt = min(-(-len(longest) // 64) * 64, context - 1)
         params = dataclasses.replace(params, max_new_tokens=new, stop_ids=self.found.tokenizer.stop_ids)
         options = self._options
         config = EngineConfig(
-            max_prompt_tokens=prompt, slots=options.slots, memory_gib=options.memory_gib, kv=options.kv,
-            weights=options.weights,
+            max_prompt_tokens=prompt, max_tokens=min(prompt + new, context), slots=options.slots,
+            memory_gib=options.memory_gib, kv=options.kv, weights=options.weights,
         )  # fmt: skip
         if self.engine is not None and (self.engine.params, self.engine.config) == (params, config):
             return self.engine
