@@ -91,13 +91,12 @@ def test_what_fails_for_a_moment_is_asked_again(served: Any) -> None:
         ("hang", r"does not answer within 3 s, after 0 retries. Raise --served.timeout"),
         ("<html>garbage", "sent no choices, but '<html>garbage'|JSONDecodeError"),
         ({"choices": []}, "sent no choices"),
+        ({"choices": [{"index": 0, "finish_reason": None, "message": {"content": None}}]}, "without text"),
+        ({"choices": [{"index": 0, "finish_reason": "stop"}]}, "without text"),
+        ({"choices": [{"index": 0, "finish_reason": "stop", "message": {"content": [1]}}]}, "without text"),
         (
-            {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": None}}]},
-            "text",
-        ),
-        (
-            {"choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": "x"}}]},
-            "finish_reason 'content_filter'; wanted stop or length",
+            {"choices": [{"index": 0, "finish_reason": "tool_calls", "message": {"content": "x"}}]},
+            "finish_reason 'tool_calls'; wanted one of stop, length, content_filter",
         ),
         ({"error": {"message": "no such model"}}, "no such model"),
     ],
@@ -106,6 +105,25 @@ def test_what_fails_for_good_is_named(served: Any, fault: Any, match: str) -> No
     served.faults = [fault]
     with pytest.raises(EndpointError, match=f"(?s)sample 0 of question q0 of t: .*({match})"):
         list(endpoint(served, timeout=3, concurrency=1).generate(asks(1)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "reply"),
+    [
+        ("length", {"content": None}, ("", False)),
+        ("stop", {"content": None}, ("", True)),
+        ("content_filter", {"content": None}, ("", False)),
+        ("content_filter", {"content": "x"}, ("x", False)),
+        ("stop", {"content": "4", "reasoning_content": "2 and 2"}, ("<think>\n2 and 2\n</think>\n4", True)),
+        ("stop", {"content": "4", "reasoning": "2 and 2"}, ("<think>\n2 and 2\n</think>\n4", True)),
+        ("length", {"content": None, "reasoning": "2 and"}, ("<think>\n2 and\n</think>\n", False)),
+    ],
+)
+def test_what_a_choice_says(served: Any, reason: str, message: dict[str, Any], reply: tuple[str, bool]) -> None:
+    """Nothing is a reply too, where the server says why it ended: an error would end each new try at this question."""
+    served.faults = [{"choices": [{"index": 0, "finish_reason": reason, "message": message}]}]
+    [(_, [found])] = endpoint(served).generate(asks(1))
+    assert (found.text, found.ended) == reply
 
 
 def test_a_failure_does_not_wait_for_what_is_under_way(served: Any) -> None:

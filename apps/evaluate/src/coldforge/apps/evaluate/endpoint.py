@@ -24,6 +24,9 @@ from coldforge.eval import Ask, Reply
 
 log = logging.getLogger(__name__)
 
+REASONS = ("stop", "length", "content_filter")
+"""Why a server ends a reply that counts. What was filtered is one that was cut off, as the next try would be too."""
+
 
 class EndpointError(RuntimeError):
     """An endpoint does not answer, or not as it should."""
@@ -131,10 +134,14 @@ class Endpoint:
             raise EndpointError(f"the endpoint sent no choices, but {_shown(answer)}")
         first = choices[0]
         text, reason = _text_of(first), getattr(first, "finish_reason", None)
+        if text is None and reason in REASONS:
+            text = ""  # all tokens went into what is not shown, or the model said nothing
         if not isinstance(text, str):
             raise EndpointError(f"the endpoint sent a choice without text: {_shown(first)}")
-        if reason not in ("stop", "length"):
-            raise EndpointError(f"the endpoint ended a reply with finish_reason {reason!r}; wanted stop or length")
+        if reason not in REASONS:
+            raise EndpointError(
+                f"the endpoint ended a reply with finish_reason {reason!r}; wanted one of {', '.join(REASONS)}"
+            )
         whole, text = text, cut(text, ask.stop)
         tokens = getattr(getattr(answer, "usage", None), "completion_tokens", None)
         if not isinstance(tokens, int):
@@ -146,13 +153,18 @@ class Endpoint:
 
 
 def _text_of(choice: Any) -> Any:
-    """What a choice says; reasoning that a server has taken out of it stands in front, between its tags."""
+    """What a choice says, None for nothing; reasoning that a server has taken out stands in front, between its tags.
+
+    It is named `reasoning_content` by some servers and versions, `reasoning` by others.
+    """
     message = getattr(choice, "message", None)
     if message is None:
-        return getattr(choice, "text", None)
-    content, reasoning = getattr(message, "content", None), getattr(message, "reasoning_content", None)
-    if isinstance(reasoning, str) and reasoning:
-        return f"<think>\n{reasoning}\n</think>\n{content or ''}"
+        return getattr(choice, "text", ...)  # `...` is no text: there is neither
+    content = getattr(message, "content", None)
+    for name in ("reasoning_content", "reasoning"):
+        reasoning = getattr(message, name, None)
+        if isinstance(reasoning, str) and reasoning:
+            return f"<think>\n{reasoning}\n</think>\n{content or ''}"
     return content
 
 
