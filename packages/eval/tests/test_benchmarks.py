@@ -245,6 +245,21 @@ def test_a_split_is_found_in_a_folder(tmp_path):
         found("test")
 
 
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [("rows.jsonl", True), ("latest.jsonl", True), ("train.jsonl", False), ("gsm8k-validation.parquet", False)],
+)
+def test_the_only_file_is_no_other_splits(tmp_path, name, taken):
+    (tmp_path / name).touch()
+    if taken:
+        assert find_files(tmp_path, "test", None) == [tmp_path / name]
+    else:
+        with pytest.raises(FileNotFoundError, match=f"no files of the split 'test'.* it has {name}"):
+            find_files(tmp_path, "test", None)
+    with pytest.raises(FileNotFoundError, match="no files of the split 'dev'"):
+        find_files(tmp_path, "dev", None, named=True)
+
+
 def test_a_file_for_each_configuration_is_found(tmp_path):
     for name in ("gpqa_main", "gpqa_diamond", "gpqa_extended"):
         (tmp_path / f"{name}.csv").touch()

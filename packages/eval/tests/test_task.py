@@ -184,6 +184,13 @@ def test_without_the_hub_local_files_are_named(monkeypatch):
 def test_examples_of_a_single_file_must_be_named(gsm8k):
     with pytest.raises(ValueError, match=r"from the split 'train' of gsm8k, and .*test\.jsonl is a single file"):
         open_task(f"gsm8k={gsm8k}", prompt="lm-eval:gsm8k")
+    with pytest.raises(FileNotFoundError, match=r"no files of the split 'train', .* it has test\.jsonl"):
+        open_task(f"gsm8k={gsm8k.parent}", prompt="lm-eval:gsm8k")
+    gsm8k.rename(gsm8k.with_name("rows.jsonl"))  # of no split: taken for questions, and not for their examples
+    assert len(open_task(f"gsm8k={gsm8k.parent}").questions) == 20
+    with pytest.raises(FileNotFoundError, match=r"no files of the split 'train', .* it has rows\.jsonl"):
+        open_task(f"gsm8k={gsm8k.parent}", prompt="lm-eval:gsm8k")
+    gsm8k.with_name("rows.jsonl").rename(gsm8k)
     (gsm8k.parent / "more-test.jsonl").touch()
     with pytest.raises(FileNotFoundError, match="no files of the split 'train'"):
         open_task(f"gsm8k={gsm8k.parent}", prompt="lm-eval:gsm8k", split="test")

@@ -2,7 +2,8 @@
 
 `open_rows` finds them. A folder is read as the hub's repositories and `datasets` lay them out: `test-00000-of-00001.
 parquet`, `data/test.jsonl`, `main/test-….parquet` below the configuration's name, `gsm8k-test.arrow`, or a folder
-`test` as `save_to_disk` writes it. A file is one split, whatever its name. Kinds are those of `coldforge.data`
+`test` as `save_to_disk` writes it. A folder's only file is taken for questions unless its name is another split's.
+A file that is named is one split, whatever its name. Kinds are those of `coldforge.data`
 (.jsonl, .json, .parquet, .arrow, also .gz) and .csv, which is what some repositories hold.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from coldforge.data.records import Row
 from coldforge.data.sources import is_row_file, list_files, naming, read_file, read_hub
 
+SPLITS = ("train", "test", "dev", "validation", "val")
 KINDS = ".jsonl, .json, .jsonl.gz, .parquet, .arrow, .csv"
 
 
@@ -31,8 +33,9 @@ class Rows(NamedTuple):
 
 
 def open_rows(
-    path: str | Path | None, hub: str, *, config: str | None, split: str, revision: str | None = None
-) -> Rows:
+    path: str | Path | None, hub: str, *, config: str | None, split: str, revision: str | None = None,
+    named: bool = False,
+) -> Rows:  # fmt: skip
     """Opens the rows of a split.
 
     Args:
@@ -41,6 +44,8 @@ def open_rows(
         config: Which of the hub's data sets, and the folder's name where a folder has several.
         split: Which split.
         revision: A commit, branch or tag of the hub.
+        named: Whether a folder's files must have the split's name, as those of examples, which would come from the
+            questions otherwise.
 
     Raises:
         FileNotFoundError: There is no such file, or the folder has none for the split; what it has is named.
@@ -52,7 +57,7 @@ def open_rows(
         name = hub if config is None else f"{hub}:{config}"
         rows = read_hub(hub, config=config, split=split, revision=revision)
         return Rows(f"{name} ({split}{f' at {revision}' if revision else ''})", rows)
-    files = find_files(Path(path), split, config)
+    files = find_files(Path(path), split, config, named=named)
     return Rows(str(path), (row for file in files for row in read_table(file)))
 
 
@@ -89,8 +94,8 @@ def _is_table(path: Path) -> bool:
     return path.suffix == ".csv" or is_row_file(path)
 
 
-def find_files(path: Path, split: str, config: str | None) -> list[Path]:
-    """Returns the files of a split, in order.
+def find_files(path: Path, split: str, config: str | None, *, named: bool = False) -> list[Path]:
+    """Returns the files of a split, in order; see `open_rows`.
 
     Raises:
         FileNotFoundError: There are none; what there is is named.
@@ -105,14 +110,15 @@ def find_files(path: Path, split: str, config: str | None) -> list[Path]:
         if (folder / split).is_dir():
             return list_files(folder / split)
         found = [file for file in _tables(folder) if _is_split(file, split)]
-        named = [file for file in found if config and config in file.stem]
+        configured = [file for file in found if config and config in file.stem]
         if found:
-            return named or found
+            return configured or found
     tables = [file for folder in folders for file in _tables(folder)]
-    if len(tables) == 1:
+    others = [other for other in SPLITS if other != split]
+    if len(tables) == 1 and not named and not any(_is_split(tables[0], other) for other in others):
         return tables
-    if named := [file for file in tables if file.stem == config]:  # GPQA has a file for each configuration
-        return named
+    if not named and (configured := [file for file in tables if file.stem == config]):
+        return configured  # GPQA has a file for each configuration
     there = ", ".join(file.name for file in tables) or "none"
     raise FileNotFoundError(
         f"{path} has no files of the split {split!r}, as {split}.jsonl or {split}-00000-of-00001.parquet; it has "

@@ -282,7 +282,9 @@ def _shots(found: _Found, style: PromptStyle, path: str | Path | None) -> tuple[
             f"the prompt {style.name!r} draws examples from the split {facts.shots_split!r} of {facts.name}, and "
             f"{found.path} is a single file: name the split's file by shots=…."
         )
-    rows = open_rows(where, facts.hub, config=facts.config, split=facts.shots_split, revision=found.revision)
+    rows = open_rows(
+        where, facts.hub, config=facts.config, split=facts.shots_split, revision=found.revision, named=True
+    )
     return read_shots(rows.rows, facts.read_shot, rows.where)
 
 
