@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from coldforge.apps.evaluate.local import Local, Work, cut, find_local, load_loc
 from coldforge.apps.evaluate.main import main, read_form
 from coldforge.apps.evaluate.options import LocalOptions
 from coldforge.data import ReasoningFormat, Tokenizer
-from coldforge.eval import Ask, Sampling, find_samples, read_results
+from coldforge.eval import Ask, Sampling, find_samples, open_task, read_results
+from coldforge.eval.settings import agree, settings_of
 from coldforge.rollout import SamplingParams, generate
 from coldforge.stages.model import model_config
 from coldforge.stages.options import ModelConfig
@@ -152,6 +154,25 @@ def test_the_program_evaluates_a_run(
         main([*words, "--temperature", "0.9"])
     assert left.value.code == 2
     assert "sampling.temperature is 0.6 there and 0.9 here" in capsys.readouterr().err
+
+
+def test_an_int8_sampler_is_another_model(base: modeling.Gemma3, weights: Path, tmp_path: Path) -> None:
+    """An evaluation that was begun before the two were named goes on as it was begun, and no other way."""
+
+    def identity(**options: Any) -> dict[str, Any]:
+        chosen = LocalOptions(model=weights, **options)
+        return {"name": "mine", **Local(base, find_local(chosen), chosen, None, "f").identity}
+
+    assert "kv" not in identity()
+    int8 = identity(kv="int8", weights="int8")
+    assert (int8["kv"], int8["weights"]) == ("int8", "int8")
+    (tmp_path / "rows.jsonl").write_text('{"question": "Say 1", "answer": "1"}')
+    tasks = [open_task(str(tmp_path / "rows.jsonl"))]
+    (tmp_path / "out").mkdir()
+    agree(tmp_path / "out", settings_of(tasks, identity(), SAMPLING), {})
+    agree(tmp_path / "out", settings_of(tasks, identity(), SAMPLING), {})
+    with pytest.raises(ValueError, match=r"model\.weights is 'nothing' there and 'int8' here"):
+        agree(tmp_path / "out", settings_of(tasks, identity(weights="int8"), SAMPLING), {})
 
 
 # --- what is found

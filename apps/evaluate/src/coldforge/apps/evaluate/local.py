@@ -175,6 +175,9 @@ class Local:
             "model": str(options.model or "gemma3-270m"), "base": fingerprint, "dtype": str(model.dtype),
             "tokenizer": found.tokenizer.fingerprint,
         }  # fmt: skip
+        # Caches or weights in other numbers are another model. As the model has them, nothing is said, as ever.
+        how = {"kv": options.kv, "weights": options.weights}
+        self.identity |= {name: kind for name, kind in how.items() if kind != "model"}
         if found.adapter is not None:
             self.identity |= {"adapter": str(options.adapter), "adapter_sha256": adapter_hash(found.adapter)}
         if found.manifest is not None:
