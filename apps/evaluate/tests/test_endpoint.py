@@ -17,6 +17,7 @@ from coldforge.apps.evaluate.options import EndpointOptions, Options
 from coldforge.data import ReasoningFormat
 from coldforge.eval import Ask, Reply, Sampling, find_samples, read_results
 from coldforge.eval.prompts import STYLES
+from coldforge.eval.store import locked
 
 pytestmark = pytest.mark.whole
 
@@ -198,6 +199,27 @@ def test_an_evaluation_that_failed_goes_on(
     assert results.model["endpoint"] == served.url
     assert (out / "report.html").is_file()
     assert len(list(find_samples(out, kinds=["wrong"]))) == 40
+
+
+def test_samples_of_a_question_are_kept_one_by_one(served: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text(json.dumps({"question": "What is the number 4?", "answer": "4"}))
+    words = ["--endpoint", served.url, "--model", "mine", "--tasks", str(tmp_path / "one.jsonl"), "--samples", "6"]
+    words += ["--served.retries", "0", "--served.concurrency", "1", "--out", str(tmp_path / "out")]
+    served.faults = [None] * 4 + [500]
+    assert left_with(*words) == 2
+    assert left_with(*words) == 0
+    assert len(served.requests) == 4 + 1 + 2
+    assert len({body["seed"] for _, body in served.requests}) == 6
+
+
+def test_a_directory_in_which_another_works_is_refused(
+    served: Any, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--endpoint", served.url, "--model", "mine", "--tasks", str(questions), "--out", str(tmp_path / "out")]
+    with locked(tmp_path / "out"):
+        assert left_with(*words) == 2
+    assert "another process evaluates" in capsys.readouterr().err
+    assert not served.requests
 
 
 def test_evaluations_are_compared_and_read(

@@ -13,7 +13,8 @@ import pytest
 from coldforge.eval.records import Reply, Sampling, from_function
 from coldforge.eval.results import read_results
 from coldforge.eval.run import GenerateError, evaluate
-from coldforge.eval.store import locked, read_samples
+from coldforge.eval.settings import foresee
+from coldforge.eval.store import BusyError, locked, read_samples
 
 pytestmark = pytest.mark.whole
 
@@ -92,6 +93,14 @@ def test_a_model_that_fails_costs_only_what_it_had_not_returned(tmp_path, run, m
     run(tmp_path / "parts", model)
     assert len(model.asked) == 6 - count
     assert (tmp_path / "parts/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
+
+
+def test_samples_may_be_asked_for_apart(tmp_path, run, make_model):
+    run(tmp_path / "whole")
+    model = make_model()
+    run(tmp_path / "apart", model, apart=True)
+    assert [(ask.first, ask.n) for ask in model.asked] == [(0, 1), (1, 1)] * 6
+    assert (tmp_path / "apart/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
 
 
 def _slow(asks):
@@ -302,9 +311,16 @@ def test_samples_of_something_else_are_refused(tmp_path, run):
         run(tmp_path)
 
 
-def test_two_do_not_work_in_one_directory(tmp_path, run):
-    with locked(tmp_path), pytest.raises(RuntimeError, match="another process evaluates"):
-        run(tmp_path)
+def test_two_do_not_work_in_one_directory(tmp_path, run, make_task):
+    foresee(tmp_path, [make_task()], Sampling())  # nothing is there yet
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path):
+        with pytest.raises(BusyError, match="another process evaluates"):
+            run(tmp_path)
+        with pytest.raises(BusyError, match="another process evaluates"):  # before a model is loaded
+            foresee(tmp_path, [make_task()], Sampling())
+    assert BusyError.__module__.startswith("coldforge.")  # which programs report in a line
+    foresee(tmp_path, [make_task()], Sampling())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 
 from coldforge.eval.records import Graded, Reply
 from coldforge.eval.store import (
+    BusyError,
     Store,
     line_of,
     locked,
@@ -139,7 +140,7 @@ def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):
 def test_only_one_works_in_a_directory(tmp_path):
     with (
         locked(tmp_path / "new"),
-        pytest.raises(RuntimeError, match="another process evaluates"),
+        pytest.raises(BusyError, match="another process evaluates"),
         locked(tmp_path / "new"),
     ):
         pass

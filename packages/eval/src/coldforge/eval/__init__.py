@@ -31,6 +31,7 @@ from coldforge.eval.results import (
 )
 from coldforge.eval.run import GenerateError, evaluate
 from coldforge.eval.show import find_samples, in_words, sample_text
+from coldforge.eval.store import BusyError
 from coldforge.eval.tally import Metrics, Progress, Tally
 from coldforge.eval.task import Task, open_task
 from coldforge.eval.verify import Boxed, ExactMatch, Extraction, Marked, Verifier, wrong_golds
@@ -42,6 +43,7 @@ __all__ = [
     "Ask",
     "Benchmark",
     "Boxed",
+    "BusyError",
     "Compared",
     "Comparison",
     "Estimate",

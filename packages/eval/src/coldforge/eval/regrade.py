@@ -27,7 +27,7 @@ def regrade(directory: str | Path, tasks: Sequence[Task], *, report: bool = True
     Raises:
         FileNotFoundError: There is no finished evaluation.
         ValueError: The tasks are not those of the evaluation, in name, questions or prompts.
-        RuntimeError: Another process is at work there.
+        BusyError: Another process is at work there.
         Others: What a verifier raises; the files are then as they were.
     """
     directory, book = Path(directory), Book(tasks)

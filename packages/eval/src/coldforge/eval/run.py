@@ -35,7 +35,7 @@ def evaluate(
     tasks: Sequence[Task], generate: Generate, out: str | Path, *, model: Mapping[str, Any],
     sampling: Sampling | None = None, software: Mapping[str, str] | None = None,
     render: Callable[[Prompt], str] = as_text, say: Callable[[str], None] = print,
-    on_progress: Callable[[Progress], None] | None = None, report: bool = True,
+    on_progress: Callable[[Progress], None] | None = None, report: bool = True, apart: bool = False,
 ) -> Results:  # fmt: skip
     """Evaluates a model, or goes on where an earlier call with the same arguments was ended.
 
@@ -52,11 +52,13 @@ def evaluate(
         say: Is told the first prompt of each task.
         on_progress: Is told, on the caller's thread, how far it is, whenever samples have been graded.
         report: Whether to write report.html.
+        apart: Whether each sample is asked for by itself: for a model that makes them one by one, so that those of a
+            question which are done are kept where another one fails. The samples are the same.
 
     Raises:
         ValueError: Tasks or model cannot be used; or `out` holds another evaluation (what differs is named), or a
             damaged one.
-        RuntimeError: Another process is evaluating into `out`.
+        BusyError: Another process is evaluating into `out`.
         GenerateError: The model returned something else than it was asked for.
         Others: What the model or a verifier raises. What was generated until then is kept.
     """
@@ -76,7 +78,7 @@ def evaluate(
         for task in tasks:
             asked = f"{len(task.questions):,} questions × {samples_of(task, sampling)}"
             say(f"{task.name}: {asked}. The first prompt is\n{first[task.name]}")
-        tallies, new = _gather(book, keys, generate, directory, sampling, on_progress)
+        tallies, new = _gather(book, keys, generate, directory, sampling, on_progress, apart)
         if not new and (directory / RESULTS).exists():
             return read_results(directory)
         results = results_of(
@@ -91,7 +93,7 @@ def evaluate(
 
 def _gather(
     book: Book, keys: Sequence[Key], generate: Generate, directory: Path, sampling: Sampling,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], None] | None, apart: bool,
 ) -> tuple[dict[str, Tally], int]:  # fmt: skip
     """Sees to it that there is a graded sample for each of the keys, in their order; counts those that were not."""
     tallies = {name: Tally(name, task) for name, task in book.tasks.items()}
@@ -118,7 +120,7 @@ def _gather(
             return bool(graded)
 
         grading.add(waiting)
-        asks = _asks(book, keys, store.kept.keys() | {found[:3] for found in waiting}, sampling)
+        asks = _asks(book, keys, store.kept.keys() | {found[:3] for found in waiting}, sampling, apart)
         for ask, replies in _replies(asks, generate):
             store.add_replies(ask.task, ask.question, ask.first, replies)
             grading.add([Waiting(ask.task, ask.question, ask.first + i, reply) for i, reply in enumerate(replies)])
@@ -129,8 +131,8 @@ def _gather(
     return tallies, len(keys) - progress.resumed
 
 
-def _asks(book: Book, keys: Sequence[Key], done: set[Key], sampling: Sampling) -> list[Ask]:
-    """What is missing: an ask for each run of samples of a question."""
+def _asks(book: Book, keys: Sequence[Key], done: set[Key], sampling: Sampling, apart: bool) -> list[Ask]:
+    """What is missing: an ask for each run of samples of a question, or for each sample."""
     asks: list[Ask] = []
     for (name, question), own in itertools.groupby((key for key in keys if key not in done), lambda key: key[:2]):
         task = book.tasks[name]
@@ -138,12 +140,12 @@ def _asks(book: Book, keys: Sequence[Key], done: set[Key], sampling: Sampling) -
         if task.max_new_tokens is not None:
             limit = min(limit, task.max_new_tokens)
         how = dataclasses.replace(sampling, max_new_tokens=limit)
-        numbers = [number for _, _, number in own]
-        for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        numbers, prompt = [number for _, _, number in own], book.prompt(name, question)
+        for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] if apart else pair[1] - pair[0]):
             some = [number for _, number in run]
             asks.append(
                 Ask(
-                    name, question, book.prompt(name, question), some[0], len(some),
+                    name, question, prompt, some[0], len(some),
                     question_seed(sampling.seed, question), how, tuple(task.stop),
                 )
             )  # fmt: skip

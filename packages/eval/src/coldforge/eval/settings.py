@@ -13,7 +13,7 @@ from platform import python_version
 from typing import Any
 
 from coldforge.eval.records import Sampling
-from coldforge.eval.store import REPLIES, SAMPLES, replacing
+from coldforge.eval.store import LOCK, REPLIES, SAMPLES, locked, replacing
 from coldforge.eval.task import Task
 
 SCHEMA = 1
@@ -93,11 +93,15 @@ def agree(directory: Path, wanted: Mapping[str, Any], software: Mapping[str, str
 
 
 def foresee(directory: Path, tasks: Sequence[Task], sampling: Sampling) -> None:
-    """Refuses tasks and sampling that `agree` would refuse: before a model is loaded, of which nothing is known yet.
+    """Refuses what an evaluation would refuse: before a model is loaded, of which nothing is known yet.
 
     Raises:
-        ValueError: The directory was begun with others; they are named.
+        BusyError: Another process is at work in the directory.
+        ValueError: The directory was begun with other tasks, or sampled otherwise; what differs is named.
     """
+    if (directory / LOCK).exists():
+        with locked(directory):
+            pass
     path = directory / SETTINGS
     if path.exists():
         there = {name: value for name, value in read_json(path).items() if name not in ("created", "software")}

@@ -21,12 +21,17 @@ from coldforge.eval.records import Graded, Prompt, Reply
 
 SAMPLES = "samples.jsonl"
 REPLIES = "replies.jsonl"
+LOCK = ".lock"
 
 type Key = tuple[str, str, int]
 """Task, question, number of a sample."""
 
 _FIELDS = tuple(Graded.__dataclass_fields__)
 _OPTIONAL = ("category", "why", "measures", "prompt")  # left out of a line where they are empty
+
+
+class BusyError(RuntimeError):
+    """Another process is at work in a directory."""
 
 
 class Place(NamedTuple):
@@ -126,14 +131,14 @@ def locked(directory: Path) -> Iterator[None]:
     """Keeps a second process out of a directory, as long as the block runs; a kill lets go too.
 
     Raises:
-        RuntimeError: Another process is at work there.
+        BusyError: Another process is at work there.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("wb") as file:
+    with (directory / LOCK).open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"another process evaluates into {directory}; wait for it, or end it.") from error
+            raise BusyError(f"another process evaluates into {directory}; wait for it, or end it.") from error
         yield
 
 

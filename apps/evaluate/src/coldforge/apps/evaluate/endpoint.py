@@ -83,7 +83,7 @@ class Endpoint:
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in sorted(done, key=lambda each: each.exception() is not None):  # what failed comes last
                     place, i = running.pop(future)
                     replies = found.setdefault(place, {})
                     replies[i] = future.result()

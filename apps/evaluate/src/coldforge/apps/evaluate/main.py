@@ -114,17 +114,18 @@ def _run_served(options: Options, sampling: Sampling) -> int:
     served = Endpoint(how)
     identity = served.identity | ({} if options.name is None else {"name": options.name, "model": options.model})
     form = ReasoningFormat() if options.form is None else read_form(options.form)
-    return _evaluate(options, sampling, read_tasks(options, form), served.generate, identity)
+    return _evaluate(options, sampling, read_tasks(options, form), served.generate, identity, apart=True)
 
 
 def _evaluate(
-    options: Options, sampling: Sampling, tasks: Sequence[Task], generate: Generate, identity: Mapping[str, object]
-) -> int:
+    options: Options, sampling: Sampling, tasks: Sequence[Task], generate: Generate, identity: Mapping[str, object],
+    *, apart: bool = False,
+) -> int:  # fmt: skip
     notes = Console(stderr=True, markup=False, highlight=False)
     with Bars(tasks, sampling, notes) as bars:
         results = evaluate(
             tasks, generate, options.out, model=identity, sampling=sampling, render=_as_given,
-            say=lambda text: notes.print(text, style="dim"), on_progress=bars,
+            say=lambda text: notes.print(text, style="dim"), on_progress=bars, apart=apart,
         )  # fmt: skip
     print(results.text)
     notes.print(str(options.out / "report.html"), soft_wrap=True)
