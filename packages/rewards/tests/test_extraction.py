@@ -1,8 +1,11 @@
 """Where a reply says its answer, and what its reasoning is."""
 
+import sys
+
 import pytest
 
 from coldforge.rewards import Tags, extract, reasoning_of
+from coldforge.rewards.spelling import boxes
 
 FORM = Tags()
 ALL = ("open tag", "boxed", "hashes", "phrase", "last number")
@@ -119,3 +122,36 @@ def test_what_is_not_well_formed(text):
     assert not FORM.is_well_formed(text)
     with pytest.raises(ValueError, match="wanted"):
         FORM.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"\boxed{a \boxed{4}", ["4"]),
+        (r"\boxed{\boxed{4}}", [r"\boxed{4}"]),
+        (r"} \boxed  {\{4\}} \boxed 5 \boxed\{6\}", [r"\{4\}"]),
+        (r"{ \boxed{} \\\boxed{7}", ["", "7"]),
+        (r"\boxed{8\}", []),
+    ],
+)
+def test_boxes(text, found):
+    assert boxes(text) == found
+
+
+def test_boxes_that_never_close_take_a_step_each():
+    """A looping model writes thousands; each took as many steps as there are characters behind it."""
+    count, steps = 20_000, 0
+
+    def line(frame, event, arg):
+        nonlocal steps
+        steps += 1
+        assert steps < 30 * count
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(line)
+    try:
+        found = boxes(r"\boxed{1 " * count + "2}")
+    finally:
+        sys.settrace(before)
+    assert found == ["1 2"]

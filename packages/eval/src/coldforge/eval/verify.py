@@ -20,7 +20,7 @@ from coldforge.rewards import Equality, Grader, Judged, Response, Verdict, read_
 from coldforge.rewards.algebra import latex_of
 from coldforge.rewards.choices import read_choice
 from coldforge.rewards.equality import kind_of, shared_pool
-from coldforge.rewards.spelling import spelled
+from coldforge.rewards.spelling import find_boxes, spelled
 
 THINKING = ("<think>", "</think>")
 TAGS = ("<answer>", "</answer>")
@@ -72,7 +72,7 @@ class Boxed:
             ValueError: There is no box, or the last one is empty.
         """
         summary = after_thinking(text, self.reasoning)
-        found = _boxes(summary)
+        found = find_boxes(summary)
         if not found or not found[-1].text.strip():
             raise ValueError(r"there is no \boxed{…} with something in it; wanted the answer there.")
         first = len(found) - 1  # the last box, and those before it that only a comma parts from it
@@ -128,28 +128,6 @@ class Marked:
     def is_well_formed(self, text: str) -> bool:
         """Says whether the pattern matches."""
         return _parses(self.parse, text)
-
-
-class _Box(NamedTuple):
-    start: int
-    end: int
-    text: str
-
-
-def _boxes(text: str) -> list[_Box]:
-    r"""The closed boxes that do not lie within another, in order; in one pass, however many `\boxed{` never close."""
-    closing, open_braces = dict[int, int](), list[int]()
-    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):  # what a backslash escapes is no brace to TeX
-        if match[0] == "{":
-            open_braces.append(match.start())
-        elif match[0] == "}" and open_braces:
-            closing[open_braces.pop()] = match.start()
-    found: list[_Box] = []
-    for match in re.finditer(r"\\boxed\s*(?=\{)", text):
-        end = closing.get(match.end())
-        if end is not None and (not found or match.start() >= found[-1].end):
-            found.append(_Box(match.start(), end + 1, text[match.end() + 1 : end]))
-    return found
 
 
 def after_thinking(text: str, reasoning: tuple[str, str] = THINKING) -> str:

@@ -7,11 +7,14 @@ differ only in spelling are the same string. None of them computes anything.
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("`", "`"))
 _COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|boldsymbol|boxed|fbox|mbox)\s*(?=\{)"
 )
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # what a backslash escapes is no brace to TeX
+_BOXED = re.compile(r"\\boxed\s*(?=\{)")
 _LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?(?:correct\s+)?(?:answer|result)\s*(?:is|=|:)\s*:?\s*|^=\s*",
     re.IGNORECASE,
@@ -65,23 +68,37 @@ def closing_brace(text: str, start: int) -> int | None:
     return None
 
 
+class Box(NamedTuple):
+    r"""A `\boxed{…}`: where it begins, where what follows it begins, and what is in it."""
+
+    start: int
+    end: int
+    text: str
+
+
+def find_boxes(text: str) -> list[Box]:
+    r"""Returns the closed boxes that do not lie within another, in order; in one pass, however many never close."""
+    closing, open_braces = dict[int, int](), list[int]()
+    for match in _BRACES.finditer(text):
+        if match[0] == "{":
+            open_braces.append(match.start())
+        elif match[0] == "}" and open_braces:
+            closing[open_braces.pop()] = match.start()
+    found: list[Box] = []
+    for match in _BOXED.finditer(text):
+        end = closing.get(match.end())
+        if end is not None and (not found or match.start() >= found[-1].end):
+            found.append(Box(match.start(), end + 1, text[match.end() + 1 : end]))
+    return found
+
+
 def boxes(text: str) -> list[str]:
-    r"""Returns the contents of all `\boxed{…}` that are closed and do not lie within another, in order.
+    r"""Returns the contents of `find_boxes`.
 
     >>> boxes(r"\boxed{\frac{1}{2}} or \boxed{3} or \boxed{4")
     ['\\frac{1}{2}', '3']
     """
-    found = []
-    start = text.find(r"\boxed")
-    while start >= 0:
-        brace = start + len(r"\boxed")
-        while text[brace : brace + 1].isspace():
-            brace += 1
-        end = closing_brace(text, brace)
-        if end is not None:
-            found.append(text[brace + 1 : end])
-        start = text.find(r"\boxed", brace if end is None else end)
-    return found
+    return [box.text for box in find_boxes(text)]
 
 
 def unwrap(text: str) -> str:
