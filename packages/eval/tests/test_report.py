@@ -11,6 +11,7 @@ from coldforge.eval.intervals import Estimate
 from coldforge.eval.pages import headline
 from coldforge.eval.plots import Row, differences, file_name, length_histogram, whiskers
 from coldforge.eval.records import Reply, Sampling, from_function
+from coldforge.eval.regrade import regrade
 from coldforge.eval.report import write_report
 from coldforge.eval.results import open_evaluation
 
@@ -208,3 +209,17 @@ def test_headlines_are_what_only_this_prompt_asks(prompt, other, found):
 
 def test_file_names():
     assert file_name("lengths", "gym:a/b?x=1 & ü") == "lengths-gym_a_b_x_1"
+
+
+def test_a_comparison_says_where_other_software_has_graded(tmp_path, run, make_task):
+    tasks = [make_task()]
+    run(tmp_path / "old", tasks=tasks, software={"sympy": "1.0", "numpy": "1.0", "langdetect": "0.1"})
+    run(tmp_path / "new", tasks=tasks, model={"name": "other"})
+    opened = [open_evaluation(tmp_path / name) for name in ("old", "new")]
+    [note] = [note for note in compare_all(opened).notes if "software" in note]
+    assert note.startswith("Not graded by the same software: sympy 1.0 (fake), ")
+    assert "numpy" not in note  # counts, and judges nothing
+    assert "regrade" in note
+    regrade(tmp_path / "old", tasks, report=False)
+    opened = [open_evaluation(tmp_path / name) for name in ("old", "new")]
+    assert not [note for note in compare_all(opened).notes if "software" in note]

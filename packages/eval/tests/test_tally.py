@@ -1,5 +1,6 @@
 """What samples add up to, against counting by hand."""
 
+import dataclasses
 import random
 
 import pytest
@@ -56,13 +57,40 @@ def test_one_sample_has_neither_pass_nor_majority():
     assert metrics_of(tally_of([sample("a", n, n == 0) for n in range(6)])).pass_at.keys() == {2, 4, 6}
 
 
-def test_right_answers_are_one_vote_whatever_their_spelling():
-    row = [("1/2", True), ("0.5", True), ("3", False), ("\\frac12", True), ("3", False)]
-    samples = [sample("q", n, right, extracted=text) for n, (text, right) in enumerate(row)]
-    assert metrics_of(tally_of(samples)).majority.value == 1.0
-    tied = [sample("q", n, right, extracted=text) for n, (text, right) in enumerate(row[:3] + row[4:])]
-    found = metrics_of(tally_of(tied))
-    assert (found.majority.value, found.ties) == (0.5, 1.0)
+def test_answers_of_one_spelling_are_one_vote_right_or_wrong(make_task):
+    """Right ones are not put together by the right answer, which a vote does not know."""
+    task = make_task(count=1)
+    [question] = task.questions
+
+    def voted(*row):
+        tally = Tally("t", task)
+        for n, (text, right) in enumerate(row):
+            tally.add(sample(question.id, n, right, extracted=text))
+        return metrics_of(tally)
+
+    assert voted(("1/2", True), ("0.5", True), ("3", False), ("3.0", False), ("$0.50", True)).majority.value == 1.0
+    tied = voted(("1/2", True), ("0.5", True), ("3", False), ("$3.00$", False))
+    assert (tied.majority.value, tied.ties) == (0.5, 1.0)
+    apart = voted(("\\sqrt{4}x", True), ("x\\sqrt{4}", True), ("2x", True), ("3x", False), ("3x", False))
+    assert apart.majority.value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "votes"),
+    [
+        ({}, True),
+        ({"kind": "instructions"}, False),
+        ({"meta": {"scorer": "coldforge.rewards.gym:score"}}, False),
+    ],
+)
+def test_where_answers_differ_that_are_right_there_is_no_vote(make_task, changes, votes):
+    task = make_task(count=2)
+    task = dataclasses.replace(task, questions=[task.questions[0], dataclasses.replace(task.questions[1], **changes)])
+    tally = Tally("t", task)
+    for question in task.questions:
+        for n in range(4):
+            tally.add(sample(question.id, n, True))
+    assert (metrics_of(tally).majority is not None) is votes
 
 
 def test_measures_are_ratios_over_all_samples():

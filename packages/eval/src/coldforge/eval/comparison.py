@@ -31,7 +31,7 @@ from coldforge.eval.power import sentence
 from coldforge.eval.records import question_seed
 from coldforge.eval.report import REPORT
 from coldforge.eval.results import Evaluation, compare_evaluations, names_of
-from coldforge.eval.settings import SCHEMA, write_json
+from coldforge.eval.settings import GRADERS, SCHEMA, write_json
 from coldforge.eval.tally import Entry, Tally
 
 COMPARISON = "comparison.json"
@@ -146,11 +146,34 @@ def _notes(evaluations: Sequence[Evaluation], names: Sequence[str], shared: Sequ
         notes.append(
             "Not sampled alike: " + "; ".join(f"{name}: {words}" for name, words in zip(names, how, strict=True))
         )
+    if graders := _other_graders(evaluations, names):
+        notes.append(
+            f"Not graded by the same software: {graders}. Verdicts may differ by that alone: grade the older ones "
+            "again (`regrade`)."
+        )
     for task in shared:
         counts = [each.results.tasks[task].samples for each in evaluations]
         if len(set(counts)) > 1:
             notes.append(f"Not as many samples of {task}: {', '.join(map(str, counts))}.")
     return notes
+
+
+def _other_graders(evaluations: Sequence[Evaluation], names: Sequence[str]) -> str:
+    """The packages that grade whose versions differ: "sympy 1.13 (base), 1.14 (tuned)"; "" for none.
+
+    One that an evaluation had not, as an extra, has graded nothing there.
+    """
+    found = []
+    for package in GRADERS:
+        versions: dict[str, list[str]] = {}
+        for name, each in zip(names, evaluations, strict=True):
+            if version := each.results.software.get(package):
+                versions.setdefault(version, []).append(name)
+        if len(versions) > 1:
+            found.append(
+                f"{package} " + ", ".join(f"{version} ({', '.join(some)})" for version, some in versions.items())
+            )
+    return "; ".join(found)
 
 
 def write_comparison(found: Compared, out: str | Path, *, shown: int = 8) -> Path:

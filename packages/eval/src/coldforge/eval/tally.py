@@ -45,6 +45,8 @@ class Tally:
         rows: Question → its samples, in the order in which they were added.
         categories: Question → its category.
         samples: How many samples there are.
+        votes: Whether answers can be counted as votes: not where instructions are followed, or a scorer of the
+            question's own takes answers that differ.
     """
 
     def __init__(self, name: str, task: Task | None = None) -> None:
@@ -54,6 +56,8 @@ class Tally:
         self.categories: dict[str, str] = {}
         self.samples = 0
         self._questions = {each.id: each for each in task.questions} if task else {}
+        asked = self._questions.values()
+        self.votes = not any(each.kind == "instructions" or "scorer" in each.meta for each in asked)
         self._key = task.key if task else None
         self._keys: dict[tuple[str, str], str] = {}
 
@@ -103,7 +107,8 @@ class Metrics:
     Attributes:
         accuracy: avg@k, the mean over questions of the share of right samples: DeepSeek-R1's pass@1.
         pass_at: k → pass@k, for 2, 4, 8 … up to the number of samples.
-        majority: maj@k over all samples; None with fewer than three.
+        majority: maj@k over all samples; None with fewer than three, and where answers are no votes (`Tally.votes`).
+            Equal answers vote together if they have one spelling (`answer_key`), right ones no less than wrong ones.
         ties: The share of votes that were tied; a tie counts what it is worth on average.
         truncated: Samples that were cut off.
         well_formed: Samples in the form that was asked for; None: none was.
@@ -166,7 +171,8 @@ def metrics_of(tally: Tally) -> Metrics:
     correct = [[entry.correct for entry in row] for row in rows]
     least = min(map(len, rows))
     steps = sorted({2**i for i in range(1, least.bit_length()) if 2**i <= least} | ({least} - {1}))
-    vote = maj_at_k([_votes(row) for row in rows], correct) if least >= _VOTES else None
+    answers = [[entry.key for entry in row] for row in rows]
+    vote = maj_at_k(answers, correct) if tally.votes and least >= _VOTES else None
     formed = rate([[entry.well_formed for entry in row] for row in rows])
     return Metrics(
         accuracy=accuracy(correct),
@@ -206,12 +212,6 @@ def cautions(metrics: Metrics) -> list[str]:
     if count := metrics.verdicts.get(NOT_JUDGED, 0):
         found.append(f"{count:,} samples have nothing to be compared with; they count as not right.")
     return found
-
-
-def _votes(row: list[Entry]) -> list[str | None]:
-    """Answers as votes. Right ones are one answer, whatever their spelling: each was found equal to the right one."""
-    right = next((entry.key for entry in row if entry.correct), None)
-    return [right if entry.correct else entry.key for entry in row]
 
 
 def _measures(task: str, rows: list[list[Entry]]) -> dict[str, Estimate]:
