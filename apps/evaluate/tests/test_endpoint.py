@@ -245,6 +245,22 @@ def test_evaluations_are_compared_and_read(
     assert left_with("regrade", b, "--tasks", str(questions)) == 0
 
 
+def test_what_was_asked_in_a_form_is_graded_again_in_it(
+    served: Any, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def form(path: Path) -> ReasoningFormat:
+        assert path == tmp_path / "run"
+        return ReasoningFormat(template="Think, then answer.")
+
+    monkeypatch.setattr("coldforge.apps.evaluate.reading.read_form", form)
+    out, given = str(tmp_path / "out"), ["--tasks", str(questions), "--form", str(tmp_path / "run")]
+    assert left_with("--endpoint", served.url, "--model", "mine", "--out", out, "--samples", "1", *given) == 0
+    assert left_with("regrade", out, "--tasks", str(questions)) == 2
+    assert "Wanted the prompts that were used" in capsys.readouterr().err
+    assert left_with("regrade", out, *given) == 0
+    assert "0 have become right, and 0 no longer are" in capsys.readouterr().out
+
+
 def test_questions_are_looked_for_in_training_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [f"In the year {i} a farmer sold {i + 3} of his {2 * i} brown cows; how many were left?" for i in range(9)]
     task, data = tmp_path / "task.jsonl", tmp_path / "data.jsonl"

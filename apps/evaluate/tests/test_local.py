@@ -10,8 +10,9 @@ import pytest
 
 from coldforge import modeling
 from coldforge.apps.evaluate.local import Local, Work, cut, find_local, load_local, until
-from coldforge.apps.evaluate.main import main, read_form
+from coldforge.apps.evaluate.main import main
 from coldforge.apps.evaluate.options import LocalOptions
+from coldforge.apps.evaluate.reading import read_form
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.eval import Ask, Sampling, find_samples, open_task, read_results
 from coldforge.eval.settings import agree, settings_of

@@ -24,10 +24,9 @@ from rich.console import Console
 from coldforge.apps.evaluate import reading
 from coldforge.apps.evaluate.options import EndpointOptions, LocalOptions, Options, task_specs
 from coldforge.apps.evaluate.progress import Bars
-from coldforge.data import ReasoningFormat, open_dataset, render_chat
+from coldforge.data import ReasoningFormat, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
 from coldforge.eval.settings import foresee
-from coldforge.stages.find import form_of
 from coldforge.stages.program import PASSED, STOPPED, WRONG, margin, run_program, stopped
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def run(options: Options) -> int:
     devices.join(options.distributed)
     local_options = _local(options)
     found = find_local(local_options)
-    form = found.form if options.form is None else read_form(options.form)
+    form = found.form if options.form is None else reading.read_form(options.form)
     tasks, refused = _tasks(options, form, sampling) if devices.first() else ([], None)
     if devices.everybodys(refused is not None):  # before the others wait for this one's share of the model
         if refused is not None:
@@ -113,7 +112,7 @@ def _run_served(options: Options, sampling: Sampling) -> int:
     how = EndpointOptions(endpoint=options.endpoint, model=options.model, **vars(options.served))
     served = Endpoint(how)
     identity = served.identity | ({} if options.name is None else {"name": options.name, "model": options.model})
-    form = ReasoningFormat() if options.form is None else read_form(options.form)
+    form = ReasoningFormat() if options.form is None else reading.read_form(options.form)
     return _evaluate(options, sampling, read_tasks(options, form), served.generate, identity, apart=True)
 
 
@@ -130,18 +129,6 @@ def _evaluate(
     print(results.text)
     notes.print(str(options.out / "report.html"), soft_wrap=True)
     return PASSED
-
-
-def read_form(path: Path) -> ReasoningFormat:
-    """The form in which a run's model replies, or a data set's rows are written.
-
-    Raises:
-        FileNotFoundError, ValueError, RunError: There is neither, or it does not say.
-    """
-    from coldforge import training
-
-    is_run = (path / "config.yaml").is_file()
-    return form_of(training.read_manifest(path)) if is_run else open_dataset(path).form
 
 
 def read_tasks(options: Options, form: ReasoningFormat) -> list[Task]:

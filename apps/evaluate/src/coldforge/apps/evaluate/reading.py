@@ -1,4 +1,7 @@
-"""Evaluations that are there: compared, read, graded again; and tasks looked for in training data. Imports no JAX."""
+"""Evaluations that are there: compared, read, graded again; and tasks looked for in training data.
+
+Imports no JAX, but to read a run's form.
+"""
 
 import dataclasses
 import itertools
@@ -10,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from coldforge.apps.evaluate.options import task_specs
-from coldforge.data import read_rows
+from coldforge.data import ReasoningFormat, open_dataset, read_rows
 from coldforge.eval import (
     compare_all,
     find_samples,
@@ -22,6 +25,7 @@ from coldforge.eval import (
     sample_text,
     write_comparison,
 )
+from coldforge.stages.find import form_of
 from coldforge.stages.options import Shown
 from coldforge.stages.program import PASSED
 
@@ -70,6 +74,8 @@ class RegradeOptions:
     """Its tasks, as they were named then."""
     prompt: Annotated[str | None, tyro.conf.arg(metavar="STYLE", help_behavior_hint="")] = None
     """As it was then."""
+    form: Annotated[Path | None, Shown] = None
+    """The run or data set in whose form the questions were asked: the evaluated run itself, or what --form named."""
     limit: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """As it was then."""
     task_seed: int = 0
@@ -114,12 +120,25 @@ def show(options: ShowOptions) -> int:
 
 def again(options: RegradeOptions) -> int:
     """Grades again and prints the results."""
+    form = None if options.form is None else read_form(options.form)
     tasks = [
-        open_task(spec, prompt=options.prompt, limit=options.limit, seed=options.task_seed)
+        open_task(spec, prompt=options.prompt, limit=options.limit, seed=options.task_seed, form=form)
         for spec in task_specs(options.tasks)
     ]
     print(regrade(options.directory, tasks).text)
     return PASSED
+
+
+def read_form(path: Path) -> ReasoningFormat:
+    """The form in which a run's model replies, or a data set's rows are written.
+
+    Raises:
+        FileNotFoundError, ValueError, RunError: There is neither, or it does not say.
+    """
+    from coldforge import training
+
+    is_run = (path / "config.yaml").is_file()
+    return form_of(training.read_manifest(path)) if is_run else open_dataset(path).form
 
 
 def decontaminate(options: DecontaminateOptions) -> int:
