@@ -93,11 +93,17 @@ def gemma3_270m_cpu() -> PipelineConfig:
     first = dataclasses.replace(
         first,
         questions=dataclasses.replace(first.questions, heldout=128),
+        gate=dataclasses.replace(first.gate, accuracy_drop=0.05),  # of 128 questions, chance alone takes 3 points
         algorithm=dataclasses.replace(first.algorithm, resample=3.0),
         optimizer=dataclasses.replace(first.optimizer, learning_rate=8e-5, final_fraction=0.1),
         loop=dataclasses.replace(first.loop, steps=12, eval_every=0),
     )
-    second = second_stage(first)
+    chosen, second = reject.gemma3_270m(), second_stage(first)
+    second = dataclasses.replace(
+        second,
+        algorithm=dataclasses.replace(second.algorithm, resample=0.0),
+        loop=dataclasses.replace(second.loop, steps=4),
+    )
     return PipelineConfig(
         data=DataOptions(
             rows=(f"sums:2500?{SUMS}",), questions=(f"sums:6000?{SUMS}",), heldout=(f"sums:200?{SUMS}",),
@@ -106,10 +112,15 @@ def gemma3_270m_cpu() -> PipelineConfig:
         cold_start=cold,
         rl_1=first,
         reject=dataclasses.replace(
-            reject.gemma3_270m(), ask=400, sampling=dataclasses.replace(reject.gemma3_270m().sampling, samples=4)
+            chosen, ask=400, sampling=dataclasses.replace(chosen.sampling, samples=4),
+            keep=dataclasses.replace(chosen.keep, heldout_questions=80),
         ),
-        sft_2=cold,
-        rl_2=dataclasses.replace(second, loop=dataclasses.replace(second.loop, steps=6)),
+        sft_2=dataclasses.replace(
+            cold, optimizer=dataclasses.replace(cold.optimizer, learning_rate=1e-4),
+            loop=dataclasses.replace(cold.loop, steps=16, eval_every=8),
+        ),
+        sft_2_from="rl-1",  # of the base: a few hundred rows, all that 1,600 samples come to, would be too few
+        rl_2=second,
         evaluation=EvaluationOptions(max_new_tokens=128, slots=128),
         estimates=estimates({
             "data": (1, 0.5), "cold-start": (17, 6.5), "rl-1": (60, 5.6), "reject": (60, 3.0),
