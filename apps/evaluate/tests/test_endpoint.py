@@ -304,7 +304,8 @@ def test_every_prompt_can_be_chosen(
 
 def test_a_form_is_for_the_prompt_that_has_tags(tmp_path: Path) -> None:
     form = ReasoningFormat(template="Think.")
-    options = Options(tasks=("chain_sum:5",), out=tmp_path, prompt="boxed", form=tmp_path)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Say the number 5.", "answer": "5"}))
+    options = Options(tasks=(str(tmp_path / "rows.jsonl"),), out=tmp_path, prompt="boxed", form=tmp_path)
     with pytest.raises(ValueError, match="a form is given with the prompt 'boxed'; only 'reasoning' has tags"):
         read_tasks(options, form)
     [task] = read_tasks(dataclasses.replace(options, prompt="reasoning"), form)
