@@ -75,11 +75,14 @@ def nano() -> PipelineConfig:
 
 
 def gemma3_270m_cpu() -> PipelineConfig:
-    """The real Gemma3 270M on two CPU cores, with the extra's weights and reasoning-gym's tasks: hours.
+    """The real Gemma3 270M on two CPU cores, with the extra's weights and reasoning-gym's sums.
 
         coldforge gemma3-270m-cpu
 
-    Hardware: two CPU cores, 8 GB. Hours and score: not run to its end.
+    Hardware: two CPU cores, 9 GB. Hours: 1.7, beside other jobs. Seen, of 200 held-out questions: base 0 %, cold start
+    32.0, GRPO 26.0, SFT 33.5, GRPO 34.5 % (27.9-41.5). The cold start gains, and learning from its own answers; twelve
+    updates of GRPO do not: seven in ten groups of samples are all wrong or all right, and sums of two digits are mostly
+    wrong. `coldforge-grpo gemma3-270m` has sums of one digit, where 26 updates at 3e-5 gain 23 points.
     """
     cold = sft.gemma3_270m()
     cold = dataclasses.replace(
@@ -102,6 +105,7 @@ def gemma3_270m_cpu() -> PipelineConfig:
     second = dataclasses.replace(
         second,
         algorithm=dataclasses.replace(second.algorithm, resample=0.0),
+        optimizer=dataclasses.replace(second.optimizer, learning_rate=2e-5),
         loop=dataclasses.replace(second.loop, steps=4),
     )
     return PipelineConfig(
@@ -123,9 +127,9 @@ def gemma3_270m_cpu() -> PipelineConfig:
         rl_2=second,
         evaluation=EvaluationOptions(max_new_tokens=128, slots=128),
         estimates=estimates({
-            "data": (1, 0.5), "cold-start": (17, 6.5), "rl-1": (60, 5.6), "reject": (60, 3.0),
-            "sft-2": (17, 6.5), "rl-2": (60, 5.6), "evaluation": (3, 3.0),
-        }),
+            "data": (0.3, 0.5), "cold-start": (20, 4.7), "rl-1": (36, 8.6), "reject": (21, 5.6), "sft-2": (11, 5.4),
+            "rl-2": (4.2, 5.3), "evaluation/base": (4.5, 6.6), "evaluation": (1, 6.1),
+        }, measured=True),
     )  # fmt: skip
 
 
