@@ -82,7 +82,7 @@ def gemma3_270m_cpu() -> PipelineConfig:
     Hardware: two CPU cores, 9 GB. Hours: 1.7, beside other jobs. Seen, of 200 held-out questions: base 0 %, cold start
     32.0, GRPO 26.0, SFT 33.5, GRPO 34.5 % (27.9-41.5). The cold start gains, and learning from its own answers; twelve
     updates of GRPO at 8e-5 lose some of it: seven in ten groups of samples are all wrong or all right, and sums of two
-    digits are mostly wrong. `coldforge-grpo gemma3-270m` has sums of one digit, where 26 updates at 3e-5 gain 23 points.
+    digits are mostly wrong. `coldforge-grpo gemma3-270m` has sums of one digit, where 26 at 3e-5 gain 23 points.
     """
     cold = sft.gemma3_270m()
     cold = dataclasses.replace(
