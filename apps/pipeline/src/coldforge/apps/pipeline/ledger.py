@@ -103,7 +103,7 @@ class Ledger:
             return Decision("again", [ASKED])
         if entry["fingerprint"] != self._wanted[work.name]:
             changed, others = self._changes(work, entry, reads)
-            only_last = not others and all(any(fnmatchcase(name, each) for each in work.last) for name in changed)
+            only_last = not others and all(_matches(name, work.last) for name in changed)
             return Decision("remake" if only_last else "again", [*changed.values(), *others])
         return Decision("done" if entry["status"] == "finished" else "go on")
 
@@ -184,9 +184,13 @@ def _without(values: Mapping[str, Any], patterns: Collection[str], prefix: str =
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             kept |= _without(value, patterns, f"{name}.")
-        elif not any(fnmatchcase(name, pattern) for pattern in patterns):
+        elif not _matches(name, patterns):
             kept[name] = value
     return kept
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _move_away(place: Path, folder: Path) -> None:

@@ -59,7 +59,7 @@ def stages_of(options: Options) -> list[Stage]:
         reads = (data,) if start is None else (data, start)
         # Which state is handed on is no part of the loss curve, and decides the result.
         free = [each for each in sft.MAY_DIFFER if each not in ("output.*", "loop.eval_*")]
-        free += ["output.examples", "output.merged", "output.base_model_name"]
+        free += [f"output.{field.name}" for field in dataclasses.fields(chosen.output) if field.name != "take"]
         free += ["loop.eval_*"] if chosen.output.take == "last" else []
         work = Work(name, {"config": chosen, **base, "from": start}, reads, _config_fields(free))
 
