@@ -27,7 +27,7 @@ from coldforge import training
 from coldforge.apps.pipeline.ledger import ENTRIES
 from coldforge.stages.find import adapter_hash
 from coldforge.stages.program import STOPPED
-from coldforge.stages.testing import free_port
+from coldforge.stages.testing import as_group
 
 STAGES = ("cold-start", "rl-1", "sft-2", "rl-2")
 
@@ -91,10 +91,8 @@ def box(run: Path, words: list[str], hours: float) -> None:
 
 def processes(run: Path, words: list[str], count: int) -> None:
     """Runs it as so many processes, as on as many hosts."""
-    group = ["--distributed.initialize", "--distributed.coordinator", f"localhost:{free_port()}",
-             "--distributed.processes", str(count), "--distributed.process"]  # fmt: skip
     begun = time.monotonic()
-    started = [start(run, [*words, *group, str(rank)]) for rank in range(count)]
+    started = [start(run, each) for each in as_group([words] * count)]
     try:
         codes = [process.wait() for process in started]
     finally:

@@ -32,9 +32,14 @@ def run_together(
     Raises:
         TimeoutExpired: One of them has not ended after so many seconds; all are killed.
     """
+    return run_all(as_group(commands), env=env, timeout=timeout)
+
+
+def as_group(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The commands with the options `--distributed`, as processes of one group, the first as process 0."""
     group = ["--distributed.initialize", "--distributed.coordinator", f"localhost:{free_port()}",
              "--distributed.processes", str(len(commands)), "--distributed.process"]  # fmt: skip
-    return run_all([[*command, *group, str(rank)] for rank, command in enumerate(commands)], env=env, timeout=timeout)
+    return [[*command, *group, str(rank)] for rank, command in enumerate(commands)]
 
 
 def run_all(
