@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,3 +55,15 @@ def test_options_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     named = {word for word in re.findall(r"--[\w.-]*\w", README) if not README.count(f"`{word}.*`")}
     assert named - known == ELSEWHERE
+
+
+def test_help_imports_neither_jax_nor_what_draws() -> None:
+    """`coldforge-evaluate --help` took four seconds, of which these were the most."""
+    script = (
+        "import sys\nfrom coldforge.apps.evaluate.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('heavy:', *({'jax', 'flax', 'matplotlib', 'reasoning_gym', 'scipy.stats'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "usage: coldforge-evaluate" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy:"

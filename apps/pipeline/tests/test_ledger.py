@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from coldforge import training
-from coldforge.apps.pipeline.ledger import Ledger, Work, fingerprint
+from coldforge.apps.pipeline.ledger import Ledger, fingerprint
+from coldforge.apps.pipeline.work import Work
 
 SETTINGS = {"config": {"loop": {"steps": 3, "eval_every": 1}, "rate": 0.5}}
 
@@ -119,6 +120,24 @@ def test_what_from_asks_for_goes_on_until_the_run_has_ended(tmp_path: Path) -> N
         assert ledger.decide(work, again=True).todo == "done"
         ledger.close()
         assert ledger.decide(work, again=True).todo == "again"
+
+
+@pytest.mark.parametrize("before", ["nothing", "other settings"])
+def test_what_from_asks_for_goes_on_whatever_was_there_before(before: str, tmp_path: Path) -> None:
+    """A stage that had not begun, or that another option would have done again in any case."""
+    (work,) = works()[:1]
+    with open_run(tmp_path / "run") as run:
+        if before == "other settings":
+            do(run, [Work("data", {"rows": 6})])
+            ledger = Ledger.of(run)
+            ledger.begin(Work("data", {"rows": 6}), ledger.decide(Work("data", {"rows": 6}), again=True))
+            ledger.end(work, "stopped", 75, "in time")
+        ledger = Ledger.of(run)
+        decision = ledger.decide(work, again=True)
+        assert decision.todo == ("begin" if before == "nothing" else "again")
+        ledger.begin(work, decision)
+        ledger.end(work, "stopped", 75, "in time")
+        assert Ledger.of(run).decide(work, again=True).todo == "go on"
 
 
 def test_only_the_end_of_a_stage_is_made_again(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 from rich.console import Console
 
 from coldforge.apps.pipeline.config import Estimate, Options
-from coldforge.apps.pipeline.ledger import Work, fingerprint
+from coldforge.apps.pipeline.ledger import fingerprint
 from coldforge.apps.pipeline.main import NAMES, parse, run, within
 from coldforge.apps.pipeline.presets import PRESETS
 from coldforge.apps.pipeline.stages import content, seeded, stages_of
 from coldforge.apps.pipeline.view import budget, show_plan
+from coldforge.apps.pipeline.work import Work
 
 
 def options(**changes: Any) -> Options:
@@ -124,3 +127,15 @@ def test_a_stage_that_nobody_knows_is_named() -> None:
     assert budget(within(options(until="cold-start")), {"data": Estimate(minutes=1, gb=1)}, None) == (
         "2 stages are left: about 60 s and cold-start, whose time is not known."
     )
+
+
+def test_help_imports_neither_jax_nor_what_draws() -> None:
+    """`coldforge --help` took four seconds, of which these were three."""
+    script = (
+        "import sys\nfrom coldforge.apps.pipeline.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('heavy:', *({'jax', 'flax', 'matplotlib', 'reasoning_gym', 'scipy', 'sympy'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "usage: coldforge" in done.stdout
+    assert done.stdout.splitlines()[-1] == "heavy:"

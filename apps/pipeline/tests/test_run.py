@@ -10,9 +10,9 @@ import pytest
 from coldforge import training
 from coldforge.apps.pipeline import main as program
 from coldforge.apps.pipeline.config import Options
-from coldforge.apps.pipeline.ledger import Work
 from coldforge.apps.pipeline.presets import PRESETS
 from coldforge.apps.pipeline.stages import Stage
+from coldforge.apps.pipeline.work import Work
 
 ORDER = ("data", "cold-start", "rl-1")
 Run = Callable[..., tuple[int, list[str]]]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from coldforge.eval.intervals import CONFIDENCE, Estimate, Floats, difference_interval, reach, share
 from coldforge.eval.power import POWER, detectable, sentence
@@ -220,6 +219,8 @@ def _are_whole(values: Floats) -> bool:
 
 def _mcnemar(changes: Floats) -> float:
     """How likely as uneven a split, or more, of the questions that changed sides is: fair coins, both ends."""
+    from scipy import stats  # here: importing it takes a second, and who only asks questions has no use for it
+
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 CONFIDENCE = 0.95
 _TAIL = (1 - CONFIDENCE) / 2
@@ -243,6 +243,8 @@ def bootstrap(
     Raises:
         ValueError: There are fewer than two questions.
     """
+    from scipy import stats  # a second to import
+
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or array.size < 2:
         raise ValueError(f"the values have the shape {array.shape}; wanted two questions or more, [n].")

@@ -10,15 +10,18 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from coldforge.eval.intervals import Estimate
 from coldforge.eval.store import replacing
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 RIGHT, WRONG = "#009e73", "#d55e00"
@@ -56,7 +59,7 @@ class Row(NamedTuple):
 def whiskers(name: str, title: str, rows: Sequence[Row], models: Sequence[str] = ("",)) -> Plot:
     """Shares with their intervals, a line for each row, and in it one for each model."""
     many = len(models)
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _figure(1.2 + len(rows) * max(0.34, 0.2 * many + 0.1) + 0.22 * many, title)
         for place, model in enumerate(models):
             shown = [(y, row.estimates[place]) for y, row in enumerate(rows)]
@@ -79,7 +82,7 @@ def whiskers(name: str, title: str, rows: Sequence[Row], models: Sequence[str] =
 
 def differences(name: str, title: str, rows: Sequence[tuple[str, float, float, float]], colour: int = 1) -> Plot:
     """Differences in points with their intervals: (label, difference, low, high), as shares."""
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _figure(1.1 + 0.34 * len(rows), title)
         values = 100 * np.asarray([row[1:] for row in rows])
         axes.axvline(0, color=_INK, linewidth=1)
@@ -95,7 +98,7 @@ def length_histogram(
     name: str, title: str, groups: Mapping[str, Sequence[int]], *, filled: bool = True, colours: Sequence[str] = COLOURS
 ) -> Plot:
     """How long samples are, in tokens: a curve of steps for each group, as shares of its samples."""
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _figure(2.7 + 0.22 * len(groups), title)
         longest = max((max(some) for some in groups.values() if len(some)), default=1)
         edges = np.linspace(0, max(longest, 1) * 1.0001, min(40, max(longest, 2)) + 1)
@@ -122,7 +125,7 @@ def length_histogram(
 
 def curves(name: str, title: str, lines: Mapping[str, Mapping[int, Estimate]]) -> Plot:
     """Shares by k, as pass@k: a line with its interval for each label."""
-    with mpl.rc_context(_STYLE):
+    with _style():
         figure, axes = _figure(2.7 + 0.22 * len(lines), title)
         for place, (label, points) in enumerate(lines.items()):
             ks = list(points)
@@ -156,21 +159,29 @@ def file_name(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part).strip("_.") for part in parts)
 
 
-def _figure(height: float, title: str) -> tuple[Figure, Axes]:
+def _style(more: Mapping[str, Any] | None = None) -> "AbstractContextManager[None]":
+    import matplotlib as mpl  # here: importing it takes a second, and most who import this package draw nothing
+
+    return mpl.rc_context(_STYLE | dict(more or {}))
+
+
+def _figure(height: float, title: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots()
     figure.suptitle(textwrap.fill(title, _LETTERS), x=0.015, ha="left", fontsize=12)
     return figure, axes
 
 
-def _whisker(axes: Axes, values: np.ndarray, heights: np.ndarray, place: int, label: str) -> None:
+def _whisker(axes: "Axes", values: np.ndarray, heights: np.ndarray, place: int, label: str) -> None:
     """`values`: [n, 3], value, low and high."""
     colour, mark = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
     axes.hlines(heights, values[:, 1], values[:, 2], color=colour, linewidth=2)
     axes.plot(values[:, 0], heights, mark, color=colour, markersize=6, label=label or None, clip_on=False)
 
 
-def _lines(axes: Axes, labels: Sequence[str]) -> None:
+def _lines(axes: "Axes", labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), [textwrap.shorten(label, 28, placeholder=" …") for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -178,15 +189,15 @@ def _lines(axes: Axes, labels: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _legend(figure: Figure, axes: Axes, wanted: bool) -> None:
+def _legend(figure: "Figure", axes: "Axes", wanted: bool) -> None:
     labels = axes.get_legend_handles_labels()[1]
     if wanted and labels:
         in_one_line = sum(map(len, labels)) + 8 * len(labels) <= _LETTERS
         figure.legend(loc="outside lower left", ncols=len(labels) if in_one_line else 1, fontsize=10)
 
 
-def _plot(figure: Figure, name: str, title: str) -> Plot:
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+def _plot(figure: "Figure", name: str, title: str) -> Plot:
+    with _style({"svg.hashsalt": name}):
         text, picture = io.StringIO(), io.BytesIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         figure.set_layout_engine("none")  # it is laid out: a second time would take as long as all else

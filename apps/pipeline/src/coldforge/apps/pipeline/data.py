@@ -25,7 +25,6 @@ from coldforge.data import Dataset, Tokenizer
 from coldforge.data.duplicates import exact_key
 from coldforge.data.prepare import prepare
 from coldforge.data.questions import Question, open_questions
-from coldforge.training.files import replace_file
 
 FAMILY = re.compile(r"(?P<name>nano|sums):(?P<count>[^?]*)(\?(?P<sums>.*))?")
 type Part = Literal["cold-start", "rl", "heldout"]
@@ -151,5 +150,7 @@ def _row(question: Question) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Iterable[Any]) -> None:
+    from coldforge.training.files import replace_file  # with JAX, which the command line does not wait for
+
     with replace_file(path) as file:
         file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

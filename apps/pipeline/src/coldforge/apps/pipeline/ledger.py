@@ -11,60 +11,24 @@ settings is moved to `superseded/`, never deleted. What `--from` asks to be done
 ended, so that the same command goes on with it in the next session. Imports JAX (by `coldforge.training`).
 """
 
-import dataclasses
 import hashlib
 import itertools
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from coldforge import training
 from coldforge.apps.pipeline.memory import peak_gb, reset_peak
+from coldforge.apps.pipeline.work import Decision, Work
 from coldforge.stages import devices
 from coldforge.training.compare import differences, plain
 from coldforge.training.run import Status
 
 ENTRIES, SUPERSEDED = "stages", "superseded"
-Todo = Literal["done", "go on", "begin", "again", "remake"]
 ASKED = "asked for by --from"
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What the ledger knows of a stage.
-
-    Attributes:
-        name: As its directory is called.
-        settings: What decides its result: a dataclass or mapping of what JSON holds.
-        reads: Names of the stages whose results it reads.
-        may_differ: Fields of `settings` that do not decide its result.
-        last: Fields of `settings` that decide only what becomes, at its end, of what it has made until then.
-        product: The file in its directory that says that the end is reached; removed where only `last` has changed.
-    """
-
-    name: str
-    settings: Any
-    reads: tuple[str, ...] = ()
-    may_differ: Collection[str] = ()
-    last: Collection[str] = ()
-    product: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """What is to be done with a stage.
-
-    Attributes:
-        todo: "done": nothing; "go on": it has begun; "begin"; "again": what it had made is of other settings;
-            "remake": only its end is.
-        why: Where it is done again, a line for each reason.
-    """
-
-    todo: Todo
-    why: Sequence[str] = ()
 
 
 class Ledger:
@@ -98,13 +62,13 @@ class Ledger:
         self._wanted[work.name] = fingerprint(work, reads)
         entry = self.entries.get(work.name)
         if entry is None or (entry["status"] == "finished" and not (self._path / work.name).exists()):
-            return Decision("begin")
+            return Decision("begin", asked=again)
         if again and not entry.get("asked"):
-            return Decision("again", [ASKED])
+            return Decision("again", [ASKED], asked=True)
         if entry["fingerprint"] != self._wanted[work.name]:
             changed, others = self._changes(work, entry, reads)
             only_last = not others and all(_matches(name, work.last) for name in changed)
-            return Decision("remake" if only_last else "again", [*changed.values(), *others])
+            return Decision("remake" if only_last else "again", [*changed.values(), *others], asked=again)
         return Decision("done" if entry["status"] == "finished" else "go on")
 
     def current(self, work: Work) -> Mapping[str, Any] | None:
@@ -128,7 +92,7 @@ class Ledger:
         self.entries[work.name] = entry | {
             "status": "running", "code": None, "note": "", "sessions": entry["sessions"] + 1,
             "fingerprint": self._wanted[work.name], "reads": {name: self._wanted[name] for name in work.reads},
-            "settings": plain(work.settings), "asked": entry.get("asked", False) or ASKED in decision.why,
+            "settings": plain(work.settings), "asked": entry.get("asked", False) or decision.asked,
         }  # fmt: skip
         self._write()
         reset_peak()

@@ -15,7 +15,7 @@ from typing import Any
 from coldforge.apps.grpo import config as grpo
 from coldforge.apps.pipeline.config import EvaluationOptions, Options, PipelineConfig
 from coldforge.apps.pipeline.data import Places
-from coldforge.apps.pipeline.ledger import Work
+from coldforge.apps.pipeline.work import Work
 from coldforge.apps.reject import config as reject
 from coldforge.apps.sft import config as sft
 from coldforge.data.dataset import MANIFEST
