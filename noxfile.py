@@ -1,6 +1,6 @@
 """Every check of the workspace, one nox session each.
 
-    uv run nox                              # everything below, in this order
+    uv run nox                              # all of them, as many at a time as there are processors
     uv run nox -s lint                      # formatting, ruff, mypy, the layer table, the lock file
     uv run nox -s root                      # tests/: what only the whole shows
     uv run nox -s "tests-3.12(data)"        # one package's tests
@@ -23,8 +23,11 @@ developer's machine, and fail where CI is set. Long checks do not belong to the 
 
 import os
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nox
@@ -37,6 +40,7 @@ from workspace import Member, closure, find_members  # noqa: E402 (it lies in to
 nox.needs_version = ">=2026.2.9"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
+nox.options.sessions = ["all"]
 nox.options.stop_on_first_error = False
 
 PYTHONS = ["3.12", "3.13"]
@@ -64,12 +68,17 @@ if installed := pyenv_versions(Path(os.environ.get("PYENV_ROOT", Path.home() / "
 MEMBERS = find_members(ROOT)
 EACH_MEMBER = [nox.param(member, id=member.name, tags=[member.name]) for member in MEMBERS.values()]
 EACH_WHEEL = [nox.param(member, id=f"{member.name}-lowest", tags=[member.name]) for member in MEMBERS.values()]
-# XLA compiles on one core, and compiling is what most tests wait for: two processes share them out by files. `-- -n 0`
-# runs them in one, for a debugger.
+# XLA compiles on one core, and compiling is what most tests wait for: a session by itself shares its files out between
+# two processes. `-- -n 0` runs them in one, for a debugger.
 IN_TWO = ("-n", "2", "--dist", "loadfile")
 # `tests` has run those marked `whole`, which take most of the time: CI's 5,400 s were too short for three runs of every
 # test.
 QUICK = ("-m", "not real and not slow and not whole")
+# Begun first, so that what ends last is short.
+LONGEST = [
+    "tests-3.12(modeling)", "wheels", "tests-3.12(app-grpo)", "tests-3.12(app-sft)", "tests-3.12(app-evaluate)",
+    "tests-3.12(app-pipeline)", "tests-3.12(rollout)",
+]  # fmt: skip
 
 
 def isolate(session: nox.Session) -> None:
@@ -106,6 +115,41 @@ def run_pytest(session: nox.Session, member: Member, *options: str) -> None:
         # Programs run once, on tiny arrays: LLVM's optimisations take 12 % of app-reject's tests and give nothing back.
         env={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     )  # fmt: skip
+
+
+@nox.session(name="all", python=False)
+def everything(session: nox.Session) -> None:
+    """Every check, as many sessions at a time as there are processors (8 at most), each with its tests in one process.
+
+    A session by itself leaves processors idle: while uv resolves and unpacks, while the last file of a suite runs. What
+    it prints is shown when it has ended.
+    """
+    tests, wheels = (
+        [kind.format(member.name) for member in MEMBERS.values()] for kind in ("tests-3.12({})", "wheel({}-lowest)")
+    )
+    names = [*LONGEST, *(name for name in ["lint", "root", *tests, *wheels] if name not in LONGEST)]
+    at_once = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    failed = []
+    with ThreadPoolExecutor(at_once) as pool:
+        begun = {pool.submit(one, name): name for name in names}
+        for number, done in enumerate(as_completed(begun), 1):
+            name, (code, said, seconds) = begun[done], done.result()
+            failed += [name] if code else []
+            print(said, end="", flush=True)
+            session.log(f"{number} of {len(names)}: {name} {'failed' if code else 'passed'} in {seconds:.0f} s")
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+def one(name: str) -> tuple[int, str, float]:
+    """Runs a session in a nox of its own: exit code, all that it prints, seconds."""
+    command = [sys.executable, "-m", "nox", "--noxfile", __file__, "--session", name]
+    begin = time.monotonic()
+    done = subprocess.run(
+        [*command, *([] if name in ("lint", "root") else ["--", "-n", "0"])], check=False, encoding="utf-8",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return done.returncode, done.stdout, time.monotonic() - begin
 
 
 @nox.session(python="3.12")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def sessions() -> list[dict]:
     """Every session as nox itself lists it."""
-    command = [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py"), "--list", "--json"]
+    command = [sys.executable, "-m", "nox", "--noxfile", str(ROOT / "noxfile.py"), "--list", "--json", "-k", "not none"]
     listed = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
     return json.loads(listed.stdout)
 
@@ -29,6 +29,34 @@ def test_every_member_has_its_sessions(sessions):
         assert wanted <= names
         assert wanted == {session["session"] for session in sessions if name in session["tags"]}
     assert {"lint", "root", "wheels"} <= names
+
+
+def test_all_is_every_session_that_is_a_check(noxfile, sessions, monkeypatch, capsys):
+    ran = []
+    monkeypatch.setattr(noxfile, "one", lambda name: (ran.append(name), (name == "root", f"said by {name}\n", 1.0))[1])
+
+    class Session:
+        log = staticmethod(print)
+
+        @staticmethod
+        def error(text):
+            raise AssertionError(text)
+
+    with pytest.raises(AssertionError, match=r"^failed: root$"):
+        noxfile.everything.func(Session())
+    checks = {session["session"] for session in sessions} - {"all", "real", "slow", "harness", "tpu", "bench"}
+    assert sorted(ran) == sorted(checks)
+    assert ran[0] == noxfile.LONGEST[0]
+    said = capsys.readouterr().out
+    assert "said by lint\n" in said
+    assert f" of {len(checks)}: root failed in 1 s" in said
+
+
+def test_a_session_in_a_nox_of_its_own(noxfile):
+    code, said, seconds = noxfile.one("no-such-session")
+    assert code != 0
+    assert "no-such-session" in said
+    assert seconds > 0
 
 
 def test_both_pythons_run_every_members_tests(sessions):
