@@ -29,7 +29,21 @@ def main(port: str, rank: int) -> None:
         "data 2 fsdp 2 tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
         "tensor 8": MeshConfig(tensor=8),
     }
+    done = []
+
+    def work(code: int) -> int:
+        done.append(code)
+        if code < 0:
+            raise KeyError("refused")
+        return code
+
+    codes: list[object] = [devices.first_does(lambda: work(7))]
+    try:
+        codes.append(devices.first_does(lambda: work(-1)))
+    except KeyError as error:
+        codes.append(str(error))
     print(json.dumps({
+        "codes": codes, "done": done,
         "dtypes": {name: str(array.dtype) for name, array in got.items()},
         "rewards": [value.hex() for value in got["rewards"].ravel().tolist()],
         "right": int(got["right"].sum()), "step": int(got["step"]), "none": got["none"].shape,
@@ -37,7 +51,9 @@ def main(port: str, rank: int) -> None:
         "yes": devices.everybodys(rank == 0), "no": devices.everybodys(rank == 1), "first": devices.first(),
         "shares": {name: devices.row_share(devices.make_mesh(mesh)) for name, mesh in meshes.items()},
         "devices": jax.device_count(),
-    }))  # fmt: skip
+    }), flush=True)  # fmt: skip
+    if rank == 0:
+        devices.leave_the_others()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from coldforge.stages.devices import everybodys, first, from_first, make_mesh, row_share, use
 from coldforge.stages.options import MeshConfig
+from coldforge.stages.program import WRONG
 from coldforge.stages.testing import free_port, run_all
 
 pytestmark = pytest.mark.whole
@@ -38,10 +39,11 @@ def test_two_processes() -> None:
     script = str(Path(__file__).with_name("process_of_two.py"))
     port = str(free_port())
     said = run_all([[sys.executable, script, port, str(rank)] for rank in range(2)], env=environment, timeout=120)
-    assert [one.code for one in said] == [0, 0], said
+    assert said[0].code == WRONG, "it leaves the others"
     found = [json.loads(one.out.splitlines()[-1]) for one in said]  # Gloo writes above it
     shares, firsts = [one.pop("shares") for one in found], [one.pop("first") for one in found]
     assert firsts == [True, False]
+    assert [(one.pop("codes"), one.pop("done")) for one in found] == [([7, "'refused'"], [7, -1]), ([7, WRONG], [])]
     assert found[0] == found[1] == {
         "dtypes": {"rewards": "float64", "right": "bool", "step": "int64", "none": "float32"},
         "rewards": [value.hex() for value in (0.1, np.pi, 1e-300, -np.inf)],

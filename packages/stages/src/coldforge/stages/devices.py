@@ -4,7 +4,10 @@ With a single device there is no mesh, and everything lies on the default device
 program; `row_share` says which part of the data is its own.
 """
 
+import atexit
 import contextlib
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from coldforge import modeling
 from coldforge.stages.options import Distributed, MeshConfig
+from coldforge.stages.program import WRONG
 
 ROWS = ("data", "fsdp")  # mesh axes that split the rows of a batch
 
@@ -88,6 +92,34 @@ def everybodys(answer: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+
+
+def first_does(work: Callable[[], int]) -> int:
+    """Has the first process do something, while the others wait; returns its exit code, in all of them.
+
+    Raises:
+        Exception: What `work` raises, in the first process. The others, who would wait for ever, get `WRONG`.
+    """
+    code, refused = WRONG, None
+    if first():
+        try:
+            code = work()
+        except Exception as error:  # whatever it is: the others have to hear of it
+            refused = error
+    code = int(from_first(np.int32(code)))
+    if refused is not None:
+        raise refused
+    return code
+
+
+def leave_the_others() -> None:
+    """Has this process end, when it ends, without a word to the others; of several, and after an error in their midst.
+
+    They wait for this one's part of a step, and JAX waits for them as the program ends: both aborted after 5 minutes.
+    Left without a word, they end at once.
+    """
+    if jax.process_count() > 1:
+        atexit.register(os._exit, WRONG)  # runs before what JAX has registered, and after messages
 
 
 def from_first[T](values: T) -> T:

@@ -9,10 +9,8 @@ reply are looked for while it is made. Every process of a mesh samples alike; th
 (`generate`), the others do it too (`follow`).
 """
 
-import atexit
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,7 +26,7 @@ from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.data.embedded import gemma3_270m
 from coldforge.eval import Ask, Reply
 from coldforge.rollout import Engine, EngineConfig, Request, Sample, SamplingParams
-from coldforge.stages.devices import from_first, platform_of, use
+from coldforge.stages.devices import from_first, leave_the_others, platform_of, use
 from coldforge.stages.find import (
     adapter_hash,
     find_tokenizer,
@@ -38,7 +36,6 @@ from coldforge.stages.find import (
     whole_model,
 )
 from coldforge.stages.model import with_adapter
-from coldforge.stages.program import WRONG
 
 if TYPE_CHECKING:
     from coldforge import training
@@ -215,15 +212,14 @@ class Local:
     def finish(self) -> None:
         """Lets the other processes go.
 
-        After an error in the midst of sampling they wait for this one's part of a step and would hear nothing, and JAX
-        waits for them as the program ends (both aborted after 5 minutes). Left without a word, they end at once.
+        After an error in the midst of sampling they wait for this one's part of a step and would hear nothing.
         """
         if self._stopped:
             return  # the others have stopped at the same sample
         if not self._sampling:
             _tell(None)
-        elif jax.process_count() > 1:
-            atexit.register(os._exit, WRONG)  # runs before what JAX has registered, and after messages
+        else:
+            leave_the_others()
 
     def follow(self) -> bool:
         """Samples what the first process is asked, until it is done; False where the stopper has ended it."""

@@ -27,7 +27,7 @@ from coldforge.apps.evaluate.progress import Bars
 from coldforge.data import ReasoningFormat, render_chat
 from coldforge.eval import Generate, Prompt, Sampling, Task, evaluate, open_task
 from coldforge.eval.settings import foresee
-from coldforge.stages.program import PASSED, STOPPED, WRONG, margin, run_program, stopped
+from coldforge.stages.program import PASSED, STOPPED, margin, run_program, stopped
 
 if TYPE_CHECKING:
     from coldforge.apps.evaluate.local import Found
@@ -69,11 +69,15 @@ def run(options: Options) -> int:
     local_options = _local(options)
     found = find_local(local_options)
     form = found.form if options.form is None else reading.read_form(options.form)
-    tasks, refused = _tasks(options, form, sampling) if devices.first() else ([], None)
-    if devices.everybodys(refused is not None):  # before the others wait for this one's share of the model
-        if refused is not None:
-            raise refused
-        return WRONG
+    tasks: list[Task] = []
+
+    def ask() -> int:
+        tasks.extend(read_tasks(options, form))
+        foresee(options.out, tasks, sampling)  # it may hold another evaluation
+        return PASSED
+
+    if (code := devices.first_does(ask)) != PASSED:  # before the others wait for this one's share of the model
+        return code
     mesh = devices.make_mesh(options.mesh)
     with Console(stderr=True).status("loading"):
         local = load_local(found, local_options, mesh)
@@ -89,16 +93,6 @@ def run(options: Options) -> int:
             return STOPPED
         finally:
             local.finish()
-
-
-def _tasks(options: Options, form: ReasoningFormat, sampling: Sampling) -> tuple[list[Task], Exception | None]:
-    """What is asked, or why it cannot be: tasks that are none, or a directory that holds another evaluation."""
-    try:
-        tasks = read_tasks(options, form)
-        foresee(options.out, tasks, sampling)
-    except Exception as error:  # whatever it is: the other processes have to be told
-        return [], error
-    return tasks, None
 
 
 def _run_served(options: Options, sampling: Sampling) -> int:

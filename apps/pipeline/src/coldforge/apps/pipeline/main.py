@@ -21,11 +21,12 @@ from coldforge.apps.pipeline import view
 from coldforge.apps.pipeline.config import Options, PipelineConfig, StageName
 from coldforge.apps.pipeline.presets import PRESETS, default_run
 from coldforge.apps.pipeline.stages import Stage, stages_of
+from coldforge.apps.pipeline.work import Decision
 from coldforge.stages.program import BROKE_OFF, FAILED, PASSED, STOPPED, WRONG, margin, parse_preset, run_program
 
 if TYPE_CHECKING:
     from coldforge import training
-    from coldforge.apps.pipeline.ledger import Decision, Ledger
+    from coldforge.apps.pipeline.ledger import Ledger
     from coldforge.training.run import Status
 
 PROG = "coldforge"
@@ -98,7 +99,7 @@ def within(options: Options) -> list[Stage]:
     return [stage for stage in stages_of(options) if NAMES.index(stage.group) <= last]
 
 
-def foreseen(stages: Sequence[Stage], options: Options) -> "list[tuple[Stage, Decision | None]]":
+def foreseen(stages: Sequence[Stage], options: Options) -> list[tuple[Stage, Decision | None]]:
     """What would be done with each stage; nothing is written."""
     if not (options.run / "manifest.json").exists():
         return [(stage, None) for stage in stages]
@@ -111,7 +112,7 @@ def foreseen(stages: Sequence[Stage], options: Options) -> "list[tuple[Stage, De
 
 def decided(
     stages: Sequence[Stage], ledger: "Ledger", start: StageName | None = None
-) -> "list[tuple[Stage, Decision | None]]":
+) -> list[tuple[Stage, Decision | None]]:
     """What is to be done with each stage, where all from `start` on are asked for again."""
     begin = len(NAMES) if start is None else NAMES.index(start)
     return [(stage, ledger.decide(stage.work, again=NAMES.index(stage.group) >= begin)) for stage in stages]

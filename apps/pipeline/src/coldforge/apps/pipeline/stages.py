@@ -19,7 +19,7 @@ from coldforge.apps.pipeline.work import Work
 from coldforge.apps.reject import config as reject
 from coldforge.apps.sft import config as sft
 from coldforge.data.dataset import MANIFEST
-from coldforge.stages.program import PASSED, WRONG
+from coldforge.stages.program import PASSED
 
 CHECKPOINTS = {"base": None, "cold start": "cold-start", "GRPO 1": "rl-1", "SFT 2": "sft-2", "GRPO 2": "rl-2"}
 """What is evaluated: its name in tables → the stage that made it."""
@@ -168,19 +168,14 @@ def _data(options: Options, config: PipelineConfig, base: Mapping[str, Any]) -> 
         from coldforge.stages import devices
         from coldforge.stages.find import find_tokenizer, find_weights
 
-        refused: BaseException | None = None
-        if devices.first():
-            try:
-                weights = find_weights(options.weights, config.cold_start.model.size)
-                tokenizer = find_tokenizer(options.tokenizer, weights)
-                name = (options.tokenizer or weights or Path("tokenizer")).name
-                make_data(config.data, tokenizer, name, options.run / "data", options.seed)
-            except Exception as error:  # the others must not wait for ever
-                refused = error
-        failed = devices.everybodys(refused is not None)
-        if refused is not None:
-            raise refused
-        return WRONG if failed else PASSED
+        def make() -> int:
+            weights = find_weights(options.weights, config.cold_start.model.size)
+            tokenizer = find_tokenizer(options.tokenizer, weights)
+            name = (options.tokenizer or weights or Path("tokenizer")).name
+            make_data(config.data, tokenizer, name, options.run / "data", options.seed)
+            return PASSED
+
+        return devices.first_does(make)
 
     return Stage(Work("data", settings, (), ("config.processes",)), "data", "data: rows, questions, held out", call)
 

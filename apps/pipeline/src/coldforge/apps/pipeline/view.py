@@ -11,15 +11,15 @@ from rich.text import Text
 
 from coldforge.apps.pipeline.config import Estimate, Options
 from coldforge.apps.pipeline.stages import Stage
+from coldforge.apps.pipeline.work import Decision
 
 if TYPE_CHECKING:
-    from coldforge.apps.pipeline.ledger import Decision
     from coldforge.apps.pipeline.outcome import Checkpoint
 
 WORDS = {"done": "done", "go on": "goes on", "begin": "", "again": "again", "remake": "its end again"}
 
 
-def show_plan(plan: "Sequence[tuple[Stage, Decision | None]]", options: Options, console: Console) -> None:
+def show_plan(plan: Sequence[tuple[Stage, Decision | None]], options: Options, console: Console) -> None:
     """The stages, what is to be done with each, and what it takes."""
     table = Table(title=str(options.run), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage", overflow="fold")

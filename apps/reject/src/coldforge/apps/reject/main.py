@@ -21,7 +21,7 @@ from coldforge.apps.reject.presets import PRESETS
 from coldforge.apps.reject.tables import show, show_acceptance, show_reasons
 from coldforge.data.dataset import SAMPLES
 from coldforge.data.rejection import NothingKeptError, SampleLog, SampleLogs, Selected, write_selection
-from coldforge.stages.program import PASSED, REFUSALS, STOPPED, WRONG, margin, parse_preset, run_program, stopped
+from coldforge.stages.program import PASSED, STOPPED, margin, parse_preset, run_program, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,26 +108,20 @@ def draw(options: Options, inputs: Inputs, mesh: "Mesh | None", notes: Console) 
 
 def write(options: Options, inputs: Inputs, plan: "Mapping[str, Any]", notes: Console) -> int:
     """Makes the data set of all samples, in the first process; returns the exit code, in all."""
-    import numpy as np
-
     from coldforge.stages import devices
 
-    devices.together()
-    code, refused = PASSED, None
-    if devices.first():
+    def choose() -> int:
         try:
             show(select(options, inputs, plan, notes), Console(highlight=False))
         except NothingKeptError as nothing:
             show_acceptance(nothing.acceptance, Console(highlight=False))
             show_reasons(nothing.audit, Console(highlight=False))
             notes.print(f"{PROG}: {nothing}", markup=False, soft_wrap=True)
-            code = NOTHING
-        except REFUSALS as error:  # the others must not wait for ever
-            code, refused = WRONG, error
-    code = int(devices.from_first(np.int32(code)))
-    if refused is not None:
-        raise refused
-    return code
+            return NOTHING
+        return PASSED
+
+    devices.together()
+    return devices.first_does(choose)
 
 
 def select(options: Options, inputs: Inputs, plan: "Mapping[str, Any]", notes: Console) -> Selected:

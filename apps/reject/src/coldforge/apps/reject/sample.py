@@ -10,8 +10,6 @@ again, and a sample waits at most for the others of its piece. With several proc
 gives all samples to all; each judges and writes down those of its share of the questions.
 """
 
-import atexit
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,9 +25,8 @@ from coldforge.apps.reject.judge import Judge
 from coldforge.apps.reject.progress import Bar
 from coldforge.data.rejection import SampleLog, SampleLogs
 from coldforge.rollout import Engine, EngineConfig, Group, Request, SamplingParams
-from coldforge.stages.devices import use
+from coldforge.stages.devices import leave_the_others, use
 from coldforge.stages.model import check_size, load_base, model_config, read_config, with_adapter
-from coldforge.stages.program import WRONG
 
 PIECE = 8  # samples of a question that are asked for, judged and written down together
 JUDGES = 2  # pieces that are judged at a time
@@ -160,8 +157,7 @@ def sample(
         for future in waiting:
             future.result()
     except Exception:
-        if jax.process_count() > 1:  # the others wait for this one's part of a step, and JAX, at the end, for them
-            atexit.register(os._exit, WRONG)  # runs before what JAX has registered, and after messages
+        leave_the_others()
         raise
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
