@@ -7,8 +7,8 @@
 
 Output of a target: `x W + (x A B) alpha / rank` (Hu et al., arXiv 2106.09685, section 4.1), A random, B zero, so a
 fresh adapter changes nothing. A and B are float32 whatever the base is: bf16 loses updates smaller than 1/256 of a
-weight. qwix finds parameters by tracing the model once; here that trace is abstract (no arithmetic, no memory), and the
-values are made afterwards, each on the devices where it will live.
+weight. qwix finds parameters by tracing a product; each kind of projection is traced once, by itself and without
+values, and the values are made afterwards, each on the devices where it will live.
 """
 
 import dataclasses
@@ -77,25 +77,23 @@ def add_lora(model: Gemma3, config: LoraConfig, *, rngs: nnx.Rngs) -> Gemma3:
 
 def _adapted(model: Gemma3, config: LoraConfig, targets: tuple[str, ...], rngs: nnx.Rngs) -> Gemma3:
     """Adapters on `targets` (maybe none), and all projections quantised if `config` says so."""
-    adapted = _trace(model, _rules(model, config, targets))
-    mesh = model_mesh(model)
-    values = dict(nnx.to_flat_state(nnx.state(model)))
-    for path, module in nnx.iter_modules(adapted):
-        if not isinstance(module, Einsum | Linear):
+    adapted = nnx.merge(*nnx.split(model))  # modules of its own, the same arrays
+    mesh, rules = model_mesh(model), _rules(model, config, targets)
+    for path, module in _projections(adapted).items():
+        if path not in rules:
             continue
         name = module.weight_name
-        base = values[*path, name]
-        axes = base.get_metadata()["axes"]
+        base = getattr(module, name)
+        axes, like = base.get_metadata()["axes"], base.get_value()
+        made = _as_qwix_makes_it(
+            type(module), module.equation, module.contracted, like.shape, axes, like.dtype, rules[path]
+        )
         for suffix in ("_lora_a", "_lora_b"):
-            if (variable := getattr(module, name + suffix, None)) is not None:
+            if (variable := getattr(made, name + suffix, None)) is not None:
                 module.lora_scale = config.alpha / config.rank
-                values[*path, name + suffix] = _init_adapter(
-                    module, name + suffix, variable, axes, rngs, mesh, abstract=_is_abstract(base)
-                )
-        if not isinstance(weight := getattr(module, name), nnx.Variable):  # qwix replaced it by a quantised one
-            for part, variable in _quantise(values.pop((*path, name)).get_value(), weight, mesh).items():
-                values[*path, name, "array", part] = variable
-    nnx.update(adapted, nnx.from_flat_state(values))
+                setattr(module, name + suffix, _init_adapter(module, name + suffix, variable, base, rngs, mesh))
+        if config.quantize is not None:
+            setattr(module, name, _quantise(base.get_value(), getattr(nnx.clone(made), name), mesh))
     return adapted
 
 
@@ -173,8 +171,8 @@ def _projections(model: Gemma3) -> dict[str, Einsum | Linear]:
     return {"/".join(map(str, path)): module for path, module in modules if isinstance(module, Einsum | Linear)}
 
 
-def _rules(model: Gemma3, config: LoraConfig, targets: tuple[str, ...]) -> list[Any]:
-    """Rules for qwix: one for LoRA per target module, a plain one for quantising each of the other projections."""
+def _rules(model: Gemma3, config: LoraConfig, targets: tuple[str, ...]) -> dict[str, Any]:
+    """Qwix's rule for each projection, by its path: LoRA for targets, and quantising alone for others, if at all."""
     import qwix  # 0.3 s: not for those who only load a model
 
     paths = _projections(model)
@@ -182,26 +180,18 @@ def _rules(model: Gemma3, config: LoraConfig, targets: tuple[str, ...]) -> list[
     for target in targets:
         if not any(re.fullmatch(target, p) or re.fullmatch(target, p.rsplit("/", 1)[-1]) for p in paths):
             raise ValueError(f"LoRA target {target!r} matches no module; there are {', '.join(TARGETS)} in each layer")
-    rules: list[Any] = []
-    for path in paths:
-        module = _module(model, path)
+    rules: dict[str, Any] = {}
+    for path, module in paths.items():
         kind: dict = {}
         if config.quantize is not None:
             kind = {"weight_qtype": "int8" if config.quantize == "int8" else "nf4"}
             if config.quantize == "nf4":
                 kind["tile_size"] = _nf4_tile(_weight(module).shape[: module.contracted])
         if path in targeted:
-            rules.append(qwix.LoraRule(module_path=re.escape(path), rank=config.rank, alpha=config.alpha, **kind))
+            rules[path] = qwix.LoraRule(rank=config.rank, alpha=config.alpha, **kind)
         elif kind:
-            rules.append(qwix.QuantizationRule(module_path=re.escape(path), **kind))
+            rules[path] = qwix.QuantizationRule(**kind)
     return rules
-
-
-def _module(model: nnx.Module, path: str) -> Einsum | Linear:
-    node: Any = model
-    for part in path.split("/"):
-        node = node[int(part)] if part.isdigit() else getattr(node, part)
-    return node
 
 
 def _weight(module: Einsum | Linear) -> jax.Array | jax.ShapeDtypeStruct:
@@ -213,46 +203,40 @@ def _nf4_tile(contracted: tuple[int, ...]) -> int:
     return math.gcd(contracted[-1], max(1, NF4_TILE // math.prod(contracted[:-1])))
 
 
-def _trace(model: Gemma3, rules: list[Any]) -> Gemma3:
-    """The model as qwix makes it, with shapes in place of values."""
+@functools.cache  # six traces, not one of each layer's products: 27B has 434
+def _as_qwix_makes_it(
+    kind: type[Einsum | Linear],
+    equation: str,
+    contracted: int,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+    dtype,
+    rule: Any,
+) -> Einsum | Linear:
+    """A projection by itself as qwix makes it, with shapes in place of values. Not to be changed: clone it."""
     import qwix
 
-    graph, state = nnx.split(model)
+    def apply():
+        bare = kind(equation, shape, axes, contracted=contracted, dtype=dtype, rngs=nnx.Rngs(0))
+        x = jnp.zeros((1, 1, *shape[:contracted]), dtype)
+        return qwix.apply_lora_to_model(bare, qwix.LoraProvider([rule]), x, rngs=nnx.Rngs(0))
 
-    def apply(state):
-        bare = nnx.merge(graph, state)
-        tokens = jnp.zeros((1, 2), jnp.int32)
-        return qwix.apply_lora_to_model(bare, qwix.LoraProvider(rules), tokens, rngs=nnx.Rngs(0))
-
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    adapted = nnx.eval_shape(apply, abstract)
-    # What qwix leaves behind to intercept products by: `Linear` applies adapters itself (it also works when a layer is
-    # called alone, as in a scan over layers), and layers without notes of their own have equal structures.
-    adapted.__class__ = Gemma3
-    for _, module in nnx.iter_modules(adapted):
-        for note in [
-            name for name in vars(module) if name.startswith(("qwix_", "disable_quant")) or "einsum_str" in name
-        ]:
-            delattr(module, note)
-    return adapted
+    return nnx.eval_shape(apply)
 
 
 def _init_adapter(
-    module, name: str, variable: nnx.Variable, axes, rngs: nnx.Rngs, mesh: Mesh | None, *, abstract: bool
+    module, name: str, variable: nnx.Variable, base: nnx.Variable, rngs: nnx.Rngs, mesh: Mesh | None
 ) -> nnx.Variable:
     """A: uniform with variance 2 / fan_in (qwix's default, He et al. 2015); B: zero. Both in float32."""
     shape, is_a = variable.get_value().shape, name.endswith("_lora_a")
+    axes = base.get_metadata()["axes"]
     axes = (*axes[: module.contracted], "rank") if is_a else ("rank", *axes[module.contracted :])
     variable = variable.replace(jax.ShapeDtypeStruct(shape, jnp.float32))
     variable.set_metadata("axes", axes)
     sharding = None if mesh is None else variable_sharding(variable, mesh)
-    if abstract:
+    if isinstance(base.get_value(), jax.ShapeDtypeStruct):
         return variable.replace(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding))
     return variable.replace(_adapter_maker(shape, is_a, sharding)(rngs.params()))
-
-
-def _is_abstract(variable: nnx.Variable) -> bool:
-    return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
 
 
 @functools.cache  # one compilation for all layers
@@ -261,15 +245,17 @@ def _adapter_maker(shape: tuple[int, ...], is_a: bool, sharding):
     return jax.jit(lambda key: init(key, shape, jnp.float32), out_shardings=sharding)
 
 
-def _quantise(weight: jax.Array | jax.ShapeDtypeStruct, abstract, mesh: Mesh | None) -> dict[str, nnx.Variable]:
-    """The variables of `abstract`, a weight as qwix will hold it, with the quantised values of `weight`."""
-    parts = {name: getattr(abstract.array, name) for name in ("qvalue", "scale")}
+def _quantise(weight: jax.Array | jax.ShapeDtypeStruct, made, mesh: Mesh | None):
+    """`made`, a weight as qwix holds it, with the quantised values of `weight`."""
+    parts = {name: getattr(made.array, name) for name in ("qvalue", "scale")}
     shardings = tuple(None if mesh is None else variable_sharding(v, mesh) for v in parts.values())
-    how = abstract.how
+    how = made.how
     quantise = _quantiser(how.qtype, tuple(how.channelwise_axes), tuple(how.tiled_axes.items()), shardings)
     if isinstance(weight, jax.ShapeDtypeStruct):
         quantise = functools.partial(jax.eval_shape, quantise)
-    return {name: v.replace(value) for (name, v), value in zip(parts.items(), quantise(weight), strict=True)}
+    for variable, value in zip(parts.values(), quantise(weight), strict=True):
+        variable.set_value(value)
+    return made
 
 
 @functools.cache
