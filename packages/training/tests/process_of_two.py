@@ -12,6 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from conftest import CONFIG, ROWS, STEPS, make_batch, make_mesh, make_state, make_step, placed, placed_frozen
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from coldforge.training import (
     Checkpointer,
@@ -60,6 +62,17 @@ def train(rank: int, mesh, out: Path) -> dict:
     return found
 
 
+def rows_of_a_slice() -> dict:
+    """A batch on a mesh where a process's rows do not lie side by side, as on v5e:8x8: whole, and by shares."""
+    first, second, third, fourth = jax.devices()  # two of each process
+    mesh = Mesh(np.array([first, third, second, fourth]).reshape(4, 1), ("data", "fsdp"))
+    rows = np.arange(8, dtype=np.int32)[None]
+    score = jax.jit(lambda x: 10 * x)(place_batch({"rows": rows}, mesh=mesh, whole=True)["rows"])
+    own = place_batch({"rows": rows[:, jax.process_index() :: 2]}, mesh=mesh)["rows"]
+    found = [multihost_utils.process_allgather(each, tiled=True).ravel().tolist() for each in (score, own)]
+    return {"whole": found[0], "shares": found[1]}
+
+
 def refused(out: Path) -> str:
     """What each process says to the directory of another run."""
     with open_run(out / "run", stage="test", config={"rank": 64}) as run:
@@ -75,7 +88,7 @@ def main(port: str, rank: int, out: Path) -> None:
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"  # conftest asks for 8
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
-    found = train(rank, make_mesh(data=2, fsdp=2), out) | {"refused": refused(out)}
+    found = train(rank, make_mesh(data=2, fsdp=2), out) | rows_of_a_slice() | {"refused": refused(out)}
     (out / f"{rank}.json").write_text(json.dumps(found))
 
 

@@ -56,6 +56,15 @@ def test_the_same_losses(together, alone):
     assert reports[0]["metrics"] == reports[1]["metrics"]
 
 
+def test_rows_lie_where_they_are_looked_for(together):
+    """Scores of a rollout's rows were taken for others' on TPU slices of several hosts."""
+    _, reports = together
+    for report in reports:
+        assert report["whole"] == [0, 10, 20, 30, 40, 50, 60, 70]
+        assert sorted(report["shares"]) == list(range(8))
+        assert report["shares"] != list(range(8)), "else this mesh shows nothing"
+
+
 def test_one_checkpoint_of_both(together, alone, small):
     out, reports = together
     assert [report["data_state"] for report in reports] == [{"position": 5}] * 2

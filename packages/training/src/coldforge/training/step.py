@@ -64,17 +64,21 @@ class EmptyBatchError(ValueError):
 
 
 def place_batch(
-    batch: PyTree, *, mesh: Mesh | None = None, rows: tuple[str, ...] = ("data", "fsdp"), weights: Any = None
-) -> PyTree:
+    batch: PyTree, *, mesh: Mesh | None = None, rows: tuple[str, ...] = ("data", "fsdp"), weights: Any = None,
+    whole: bool = False,
+) -> PyTree:  # fmt: skip
     """A batch of numpy arrays `[accumulation, rows, ...]` on the devices, rows split over the mesh axes `rows`.
 
-    With several processes each passes its own rows, `[accumulation, rows / processes, ...]`, in the order of processes.
+    With several processes each passes its own rows, `[accumulation, rows / processes, ...]`. Which rows of the whole
+    they become is up to the mesh: on a TPU slice of several hosts a host's rows need not lie side by side (v5e:8x8 has
+    0, 1, 8 and 9 for the first). That is all the same to sums; where rows have to be found again, there is `whole`.
 
     Args:
       batch: a pytree of numpy arrays.
       mesh: None for the default device.
       rows: mesh axes that share the rows; those that the mesh lacks are left out.
       weights: the loss weights in the batch, to be checked here rather than found by the step.
+      whole: each process passes all rows; row i of what is placed is row i of the batch.
 
     Raises:
       EmptyBatchError: if all weights are 0, or one is negative or not finite. A process sees only its own rows: with
@@ -86,21 +90,24 @@ def place_batch(
     if mesh is None:
         return jax.device_put(batch)
     names = tuple(name for name in rows if name in mesh.shape)
-    _check_rows(batch, mesh, names)
     sharding = NamedSharding(mesh, PartitionSpec(None, names))
+    _check_rows(batch, mesh, names, whole=whole)
+    if whole:
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), batch)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def _check_rows(batch: PyTree, mesh: Mesh, names: tuple[str, ...]) -> None:
+def _check_rows(batch: PyTree, mesh: Mesh, names: tuple[str, ...], *, whole: bool) -> None:
     ways = math.prod(mesh.shape[name] for name in names)
     here = NamedSharding(mesh, PartitionSpec(names)).addressable_devices_indices_map((ways,)).values()
-    own = len({index[0].start for index in here if index is not None})
+    own = ways if whole else len({index[0].start for index in here if index is not None})
+    where = "" if whole else " in this process"
     for path, leaf in jax.tree.leaves_with_path(batch):
         if leaf.ndim < 2 or leaf.shape[1] % own:
             raise ValueError(
                 f"batch{jax.tree_util.keystr(path)} has shape {leaf.shape}, [accumulation, rows, ...]; the mesh splits "
-                f"rows {own} ways in this process ({' × '.join(names)}): give it a multiple of {own} rows per "
-                "micro-batch, or another mesh"
+                f"rows {own} ways{where} ({' × '.join(names)}): give it a multiple of {own} rows per micro-batch, or "
+                "another mesh"
             )
 
 

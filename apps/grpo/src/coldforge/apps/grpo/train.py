@@ -21,7 +21,7 @@ from coldforge.apps.grpo.config import MAY_DIFFER, Options, WatchdogOptions
 from coldforge.apps.grpo.inputs import Inputs, question_at
 from coldforge.apps.grpo.judge import Judging
 from coldforge.grpo import Parts, RlLimits, Start, resume, rl_rules
-from coldforge.stages.devices import row_share, use
+from coldforge.stages.devices import use
 from coldforge.stages.gate import write_replies
 
 
@@ -66,7 +66,7 @@ def training_parts(
                 train=_train_step(built, profiler, step),
                 score=_score(built),
                 shape=built.shape,
-                place=_placer(built),
+                place=lambda rows: training.place_batch(rows, mesh=built.mesh, whole=True),  # all have packed alike
                 checkpoints=checkpoints,
                 rollouts=run.path / "rollouts",
                 evaluate=_evaluate(sampler, inputs, judging, run),
@@ -137,18 +137,6 @@ def _score(built: Built) -> Callable[[Any, Any], Any]:
             return built.score(params, built.frozen, batch)
 
     return score
-
-
-def _placer(built: Built) -> Callable[[grpo.Rows], Any]:
-    """Puts a batch on the devices; each process its own share of the rows, which all have packed alike."""
-    index, count = row_share(built.mesh)
-
-    def place(batch: grpo.Rows) -> Any:
-        rows = batch.tokens.shape[1] // count
-        own = jax.tree.map(lambda x: x[:, index * rows : (index + 1) * rows], batch)
-        return training.place_batch(own, mesh=built.mesh)
-
-    return place
 
 
 def _evaluate(
