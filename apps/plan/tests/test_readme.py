@@ -1,5 +1,6 @@
 """What the README shows: its example runs, its commands are understood, its table is that of the code."""
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from coldforge.apps.plan.chips import CHIPS, Slice
 from coldforge.apps.plan.options import parse, whole
+from coldforge.stages.options import MeshConfig
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -29,9 +31,17 @@ def commands() -> list[list[str]]:
 def test_commands_are_understood(words: list[str]) -> None:
     assert words[0] == "coldforge-plan"
     preset, options = parse(words[1], words[2:])
-    assert Slice.parse(options.topology).chip.name == "v5e"
+    slice_ = Slice.parse(options.topology)
+    assert slice_.chip.name == "v5e"
     config = whole(words[1], preset, options)
+    assert fits(config.mesh, math.prod(slice_.shape))
     assert (config.batches if words[1] == "sft" else config.rows).rows > 0
+
+
+def fits(mesh: MeshConfig, chips: int) -> bool:
+    """Whether the mesh takes all chips of a slice, as `make_mesh` wants it."""
+    ways = mesh.fsdp * mesh.tensor
+    return chips % ways == 0 if mesh.data is None else mesh.data * ways == chips
 
 
 def test_table_of_chips() -> None:
