@@ -6,7 +6,8 @@
 
 Exit codes: 0 the gate is passed; 2 something was given that is wrong; 3 the gate has failed; 4 training broke off (not
 finite, or the watchdog); 75 it stopped in time (SIGTERM, Ctrl-C, --max-hours): the same command goes on; 130 Ctrl-C
-before anything could be saved. Imports no JAX; what a package refuses, it raises as one of `REFUSALS`.
+before anything could be saved, or a second one, which leaves at once. Imports no JAX; what a package refuses, it raises
+as one of `REFUSALS`.
 """
 
 import inspect

@@ -1,12 +1,13 @@
 """`coldforge-grpo PRESET --from RUN`: from a cold start to a policy whose answers are right more often.
 
-In this order: the command line; the cold start, its gate, the questions, checked without JAX; the options; the run's
-directory; base weights and adapter; held-out questions before; rollouts and updates, from the newest checkpoint if
-there is one; the adapter; the gate, paired with the replies before; the report.
+In this order: the command line; the cold start, its gate, the questions, checked before any device is touched; the
+options; the run's directory; base weights and adapter; the newest checkpoint, if there is one; held-out questions
+before; rollouts and updates; the gate, paired with the replies before; the adapter; the report.
 
 Standard output holds the gate's table; all else goes to standard error. Exit codes: 0 the gate is passed; 2 something
 was given that is wrong; 3 the gate has failed; 4 training broke off (not finite, or the watchdog); 75 it stopped in
-time (SIGTERM, Ctrl-C, --max-hours): the same command goes on.
+time (SIGTERM, Ctrl-C, --max-hours); 130 Ctrl-C before there was anything to save, or a second one. After 75 and 130 the
+same command goes on.
 """
 
 import logging

@@ -5,7 +5,8 @@ unless it is finished; the accuracy of every checkpoint; the report. A stage tha
 
 Standard output holds the tables, all else goes to standard error. Exit codes are those of the stages: 0 all of it is
 done; 1 rejection sampling has kept nothing; 2 something was given that is wrong; 3 a gate has failed; 4 training broke
-off; 75 it stopped in time, and the same command goes on.
+off; 75 it stopped in time; 130 Ctrl-C before there was anything to save, or a second one. After both the same command
+goes on.
 """
 
 import logging

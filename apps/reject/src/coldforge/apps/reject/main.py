@@ -5,7 +5,7 @@ directory it is; samples that are not there yet, judged beside the sampler; what
 
 Standard output holds the account, all else goes to standard error. Exit codes: 0; 1 nothing was kept; 2 something was
 given that is wrong; 75 it stopped in time (SIGTERM, Ctrl-C, --max-hours): the same command goes on; 130 Ctrl-C before
-that. However it ended, the same command goes on.
+that, or a second one. However it ended, the same command goes on.
 """
 
 import logging

@@ -7,7 +7,8 @@ second, and keeps what it compiles in the user's cache directory (unless JAX_COM
 
 Standard output holds the gate's table; all else goes to standard error. Exit codes: 0 the gate is passed; 2 something
 was given that is wrong; 3 the gate has failed; 4 training broke off (not finite, or the watchdog); 75 it stopped in
-time (SIGTERM, Ctrl-C, --max-hours): the same command goes on.
+time (SIGTERM, Ctrl-C, --max-hours); 130 Ctrl-C before there was anything to save, or a second one. After 75 and 130 the
+same command goes on.
 """
 
 import logging
