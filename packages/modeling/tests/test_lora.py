@@ -348,7 +348,13 @@ def test_a_second_adapter_on_top_is_refused(model):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantize"), [(jnp.float32, None), (jnp.bfloat16, None), (jnp.bfloat16, "int8"), (jnp.bfloat16, "nf4")]
+    ("dtype", "quantize"),
+    [
+        (jnp.float32, None),
+        (jnp.bfloat16, "nf4"),
+        pytest.param(jnp.bfloat16, None, marks=pytest.mark.slow),
+        pytest.param(jnp.bfloat16, "int8", marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_go_to_the_adapter_alone(make_model, dtype, quantize):
     tuned = adapted(make_model(dtype=dtype), quantize=quantize)

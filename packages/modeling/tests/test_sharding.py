@@ -88,7 +88,11 @@ def test_logits_are_those_of_one_device(make_model, one_device, sizes):
 
 @pytest.mark.parametrize(
     ("sizes", "quantize"),
-    [({"data": 2, "fsdp": 2, "tensor": 2}, None), ({"fsdp": 4, "tensor": 2}, "int8"), ({"fsdp": 8}, "nf4")],
+    [
+        ({"data": 2, "fsdp": 2, "tensor": 2}, None),
+        ({"fsdp": 8}, "nf4"),
+        pytest.param({"fsdp": 4, "tensor": 2}, "int8", marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_logits_with_adapters_and_quantised_bases_are_those_of_one_device(make_model, quantize, sizes):

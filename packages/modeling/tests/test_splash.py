@@ -45,9 +45,9 @@ def outputs_and_gradients(kernel, window, inputs, local=None):
     ("seq", "window"),
     [
         (256, None),
-        (300, None),  # padded to 384
-        (300, 1),
-        (300, 100),
+        pytest.param(300, None, marks=pytest.mark.slow),
+        (300, 1),  # padded to 384
+        pytest.param(300, 100, marks=pytest.mark.slow),
         (640, 129),  # several blocks of 128; a window one longer than a block
     ],
 )
@@ -65,9 +65,9 @@ def test_splash_gives_what_the_blocked_kernel_gives(seq, window):
     ("heads", "kv_heads"),
     [
         (4, 2),  # both are split over two devices
-        (4, 1),  # one key/value head: on every device
+        pytest.param(4, 1, marks=pytest.mark.slow),  # one key/value head: on every device
         (6, 3),  # three do not split over two: one for each query head, then split
-        (3, 3),  # neither can be split
+        pytest.param(3, 3, marks=pytest.mark.slow),  # neither can be split
     ],
 )
 def test_splash_on_a_mesh_gives_what_one_device_gives(heads, kv_heads):

@@ -31,7 +31,6 @@ SEQ = 24
 TOKENS = np.random.default_rng(0).integers(1, 64, (8, SEQ)).astype(np.int32)
 SEGMENTS = np.sort(np.random.default_rng(1).integers(0, 4, (8, SEQ)), axis=1).astype(np.int32)  # padding comes first
 KINDS = ("local", "global")
-BASES = [None, "int8", "nf4", "full"]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +103,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(found[1][path], gradient, atol=1e-5 * abs(gradient).max() + 1e-7, err_msg=str(path))
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", [None, "nf4", "full", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_scan_gives_what_the_model_gives(make, expected, base):
     assert_same(outcome(trainable(make(base), full=base == "full", layers="scan")), expected(base))
 

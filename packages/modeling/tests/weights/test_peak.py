@@ -41,12 +41,12 @@ def files(tmp_path_factory, small_config, tensors, write_gguf):
     ("name", "dtype"),
     [
         ("float32", "float32"),
-        ("bfloat16", "bfloat16"),
-        ("bfloat16", "float32"),
-        ("float32", "bfloat16"),
-        ("q8_0.gguf", "float32"),
         ("q8_0.gguf", "bfloat16"),
         ("checkpoint", "float32"),
+        pytest.param("bfloat16", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("bfloat16", "float32", marks=pytest.mark.slow),
+        pytest.param("float32", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("q8_0.gguf", "float32", marks=pytest.mark.slow),
     ],
 )
 def test_peak(files, name, dtype):

@@ -14,6 +14,8 @@ from coldforge.modeling import LoraConfig, add_lora, from_hf, load, lora_state, 
 
 pytestmark = pytest.mark.whole
 
+ALL, SOME = LoraConfig().targets, ("kv_einsum", "layers/[02]/mlp/.*")
+
 CHECKPOINTS = ["tiny_kv2", "tiny_multimodal_wrapper", "kv1_qscale", "like_27b", "bf16"]
 
 
@@ -68,8 +70,15 @@ def test_a_tensor_larger_than_a_file_may_be_gets_its_own(data, tmp_path, assert_
     assert_same(load(tmp_path / "out"), model)
 
 
-@pytest.mark.parametrize("quantize", [None, "int8", "nf4"])
-@pytest.mark.parametrize("targets", [LoraConfig().targets, ("kv_einsum", "layers/[02]/mlp/.*")], ids=["all", "some"])
+@pytest.mark.parametrize(
+    ("targets", "quantize"),
+    [
+        (ALL, None),
+        (SOME, "int8"),
+        (ALL, "nf4"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(SOME, None), (ALL, "int8"), (SOME, "nf4")]),
+    ],
+)
 def test_merged_weights_compute_what_base_and_adapter_did(data, tmp_path, run, quantize, targets):
     base = load(data / "tiny_kv2")
     model = adapted(base, quantize=quantize, targets=targets)
