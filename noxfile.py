@@ -253,7 +253,7 @@ def real(session: nox.Session) -> None:
 
 @nox.session(python="3.12", default=False)
 def slow(session: nox.Session) -> None:
-    """The tests marked `slow`: twenty kills in a row, programs compiled for a TPU, more cases of what the default run shows."""
+    """The tests marked `slow`: twenty kills in a row, programs compiled for a TPU, more cases of what others show."""
     isolate(session)
     sync(session, "--all-packages", "--group=test", "--all-extras")
     for member in MEMBERS.values():  # one process each: their tests configure JAX's devices in different ways
