@@ -161,3 +161,14 @@ def test_scores_are_log_probabilities_of_the_policy(toy, experience):
         ids = experience.tokens[place.sample]
         wanted = toy.completion_logprobs(toy.make_params(), experience.prompt_of(place.sample), ids)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_rows_without_the_log_probabilities_of_the_trainer_are_refused(toy, experience):
+    config = GrpoConfig(steps=1, questions=4, group_size=4, old_policy="trainer")
+    weights, denominator = update_weights(experience, np.arange(16), config)
+    shape = shape_for(16, 14, rows=4, seq_len=32)
+    bare = dataclasses.replace(experience, old_logprobs=None)
+    batch, _ = pack(bare, np.arange(16), weights, denominator, shape)
+    loss = grpo_loss(toy.apply, config.policy, old=config.old)
+    with pytest.raises(ValueError, match="old is 'trainer', and the rows have no old_logprobs"):
+        loss(toy.make_params(), None, jax.tree.map(lambda x: x[0], batch), jax.random.key(0))

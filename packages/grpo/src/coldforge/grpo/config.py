@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from coldforge.losses import AggregationKind, PolicyLoss, advantages
+from coldforge.losses import AggregationKind, PolicyLoss
 
 AdvantageName = Literal["grpo", "dr_grpo", "maxrl", "rloo", "batch_scaled", "gdpo", "process"]
 OldPolicy = Literal["auto", "on_policy", "sampler", "trainer"]
@@ -151,8 +151,3 @@ class GrpoConfig:
         if self.updates == 1:
             return "on_policy"
         return "trainer" if self.policy.needs_sampler else "sampler"
-
-    @property
-    def by_reward(self) -> bool:
-        """Whether advantages need nothing but totals."""
-        return self.advantage in advantages.BY_NAME

@@ -15,8 +15,6 @@ import numpy as np
 
 from coldforge.training import load_batch, save_batch
 
-TEXTS = ("texts", "notes")  # for people, and not stored
-
 
 @runtime_checkable
 class Sampled(Protocol):
@@ -137,7 +135,9 @@ RAGGED = ("prompts", "tokens", "sampler_logprobs", "advantages", "old_logprobs",
 
 
 def save(path: Path, experience: Experience) -> Path:
-    """Writes an experience as one .npz, under its name when all is written; texts are left out.
+    """Writes an experience as one .npz, under its name when all is written.
+
+    Left out are `texts` and `notes`, which are for people, and `steps`: what they said is in the advantages.
 
     Raises:
       OSError: the disk is full; what was there before stays.

@@ -89,8 +89,12 @@ def fit(start: Start, parts: Parts, config: GrpoConfig) -> FitResult:
       config: the numbers.
 
     Raises:
-      CheckpointError, OSError: a checkpoint or a line of the log cannot be written. What was saved before stays.
-      Exception: what sampler and judge raise.
+      ValueError: the configuration needs a reference, or `Parts.score`, which is not there; a prompt does not fit; or
+        as `coldforge.grpo.collect`.
+      FileNotFoundError, ValueError: the samples of the rollout under way are gone, or damaged.
+      CheckpointError, OSError: a checkpoint, a rollout's samples or a line of the log cannot be written. What was saved
+        before stays.
+      Exception: what sampler and judge raise; `JudgeError` in other processes than the first, where the judge did.
     """
     if config.policy.needs_reference and (start.reference is None or parts.score is None):
         raise ValueError("policy.beta is above 0: the loop needs a reference to start from and `Parts.score`")

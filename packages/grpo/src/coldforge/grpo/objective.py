@@ -43,10 +43,18 @@ def grpo_loss(
       temperature: at which was sampled: π_θ is softmax(logits / temperature), as the sampler's log-probabilities are.
       entropy: also measure the entropy, which costs no further product.
       chunk: tokens of a device whose logits exist at a time; None: what `coldforge.losses` found best.
+
+    Raises:
+      ValueError: the loss does, for rows without the log-probabilities that `old` or `policy` needs.
     """
 
     def loss(params: PyTree, frozen: PyTree, batch: Rows, key: Array) -> Sums:
         del key  # nothing here is random
+        if old == "trainer" and batch.old_logprobs is None:  # None would mean the policy itself, as for "on_policy"
+            raise ValueError(
+                "old is 'trainer', and the rows have no old_logprobs; wanted log-probabilities of the policy that "
+                "sampled: give the experience those of make_score before it is packed, or take another `old`"
+            )
         hidden, embedding = apply(params, frozen, batch.tokens, batch.positions, batch.segment_ids)
         weights = batch.weights
         scores = token_scores(

@@ -84,8 +84,11 @@ def collect(
 
     Raises:
       StoppedError: `stop` gave a reason; nothing of the rollout is kept.
-      ValueError: the sampler returned too few samples or groups, or a log-probability that is no number.
-      Exception: whatever a judge raised, at once.
+      ValueError: a prompt has no tokens; the sampler returned too few samples or groups, one that was not asked for, or
+        a log-probability that is no number; the judge gave too few or too many values, one that is not finite, no steps
+        where advantages are made of them, or other rewards than before.
+      JudgeError: in other processes than the first, where a judge raised.
+      Exception: whatever a judge raised, at once; with several processes at the end of a wave.
     """
     groups: list[Group] = []
     judged: list[Judgement] = []

@@ -90,7 +90,7 @@ class NoSignal(RlRule):
             cause, advice = "the questions are too easy by now", "ask harder questions, or end the run"
         elif m.get("rollout/format", 1.0) < 0.5:
             cause = "few samples have the form, so their answers are not found"
-            advice = "repeat the cold start, or begin with the format reward by parts (rewards.format parts)"
+            advice = "repeat the cold start, or begin with the format reward by parts (rewards.format_kind parts)"
         else:
             cause = "the questions are too hard, or the grader finds no answer in any sample"
             advice = "read samples.jsonl; ask easier questions, raise group_size, or turn on resample"
