@@ -3,8 +3,9 @@
     with training_parts(built, inputs, run, options, stopper) as wired:
         result = fit(wired.start, wired.parts, built.loop)
 
-In this order: what a checkpoint depends on; log, view, watchdog; the callables; a new start or the newest checkpoint.
-Every process does the same; only the first one judges, writes and shows, but for checkpoints.
+In this order: what a checkpoint depends on; judge, sampler, watchdog; the callables; a new start or the newest
+checkpoint; log and view, which the callables write to. Every process does the same; only the first one judges, writes
+and shows, but for checkpoints.
 """
 
 import contextlib
@@ -72,7 +73,7 @@ def training_parts(
                 evaluate=_evaluate(sampler, inputs, judging, run),
                 keep=_keeper(run, view),
                 log=log, watchdog=watchdog, memory=lambda: training.memory_metrics() | judging.faults(),
-                compiles=lambda: {"train": built.train_step.compiles(), "sample": sampler.compiles},
+                compiles=lambda: _compiles(built, sampler),
                 show=None if view is None else _shower(view, stopper),
                 doing=None if view is None else view.doing,
                 progress=(lambda _done, _of: None) if view is None else view.progress,
@@ -137,6 +138,11 @@ def _score(built: Built) -> Callable[[Any, Any], Any]:
             return built.score(params, built.frozen, batch)
 
     return score
+
+
+def _compiles(built: Built, sampler: Sampler) -> dict[str, int]:
+    """Programs compiled so far, by what they are for."""
+    return {"train": built.train_step.compiles(), "score": built.score._cache_size(), "sample": sampler.compiles}
 
 
 def _evaluate(
