@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -17,6 +18,10 @@ from coldforge.apps.pipeline.presets import PRESETS
 from coldforge.apps.pipeline.stages import content, seeded, stages_of
 from coldforge.apps.pipeline.view import budget, show_plan
 from coldforge.apps.pipeline.work import Work
+from coldforge.apps.sft.inputs import check_prompts
+from coldforge.data import AnswerKind, Record
+
+HUB = [name for name, preset in PRESETS.items() if any("/" in spec for spec in preset().data.rows)]
 
 
 def options(**changes: Any) -> Options:
@@ -96,6 +101,31 @@ def test_a_seed_moves_all_seeds() -> None:
     assert moved.rl_1.questions.seed == config.rl_1.questions.seed + 5
     assert moved.reject.seed == config.reject.seed + 5
     assert seeded(config, 0) == config
+
+
+@pytest.mark.parametrize("preset", HUB)
+def test_rows_as_long_as_may_be_pass_the_check_of_the_gate_and_fit_into_what_is_trained_on(preset: str) -> None:
+    config = PRESETS[preset]()
+    length = config.data.prepare.max_tokens
+    parts = np.ones(length, np.uint8)
+    parts[0] = 0  # a prompt of one token, shorter than any
+    row = Record(np.zeros(length, np.int32), parts, "rows", 0, "?", "", "So.", "1", AnswerKind.NUMBER)
+    check_prompts([row] * config.cold_start.gate.prompts, config.cold_start)
+    assert length <= config.cold_start.batches.seq_len
+    assert config.reject.longest <= config.reject.keep.max_tokens <= config.sft_2.batches.seq_len
+    for stage in (config.rl_1, config.rl_2):
+        assert stage.longest <= stage.seq_len
+
+
+@pytest.mark.parametrize("preset", HUB)
+def test_no_stage_cuts_off_what_the_one_before_has_taught(preset: str) -> None:
+    config = PRESETS[preset]()
+    lengths = [
+        config.data.prepare.max_tokens, config.cold_start.gate.max_new_tokens, config.rl_1.rollout.max_new_tokens,
+        config.reject.sampling.max_new_tokens, config.sft_2.gate.max_new_tokens, config.rl_2.rollout.max_new_tokens,
+        config.evaluation.max_new_tokens,
+    ]  # fmt: skip
+    assert lengths == sorted(lengths)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

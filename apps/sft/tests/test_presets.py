@@ -11,6 +11,7 @@ from coldforge.apps.sft.config import MAY_DIFFER, GateOptions, OptimizerOptions
 from coldforge.apps.sft.main import parse
 from coldforge.apps.sft.presets import PRESETS
 from coldforge.apps.sft.verdict import limits
+from coldforge.data.prepare import Options as PrepareOptions
 from coldforge.sft import GateLimits
 from coldforge.stages.model import abstract_model
 from coldforge.stages.options import LoraOptions
@@ -57,6 +58,13 @@ def test_docstrings_give_the_command_and_the_hardware() -> None:
         said = preset.__doc__ or ""
         assert f"coldforge-sft {name} " in said
         assert "Hardware: " in said
+
+
+@pytest.mark.parametrize("name", ["gemma3-1b", "gemma3-4b", "gemma3-12b", "gemma3-27b"])
+def test_rows_as_they_are_prepared_by_default_fit_into_batches_and_gate(name: str) -> None:
+    config, longest = PRESETS[name](), PrepareOptions().max_tokens
+    assert config.batches.seq_len >= longest
+    assert config.gate.max_new_tokens >= longest
 
 
 def test_fields_that_may_differ_exist() -> None:

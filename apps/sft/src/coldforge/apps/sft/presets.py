@@ -4,6 +4,9 @@ Where nothing else is said, numbers are those of the seed's section 5 (learning 
 decay 0.1, clipping at 0.1, LoRA of rank and alpha 64): the defaults in `config`. On a TPU slice the same 8 rows a step
 are one micro-batch, a row for each chip, since a micro-batch of 2 would leave 6 of 8 chips idle. Rows are packed, so a
 row of 4,096 tokens holds several examples. `coldforge-plan sft PRESET --topology …` says what a preset takes.
+
+The gates of the presets for TPUs let replies be as long as rows are that coldforge-prepare makes by default, 4,096
+tokens. Where coldforge-grpo follows, whose `gemma3-1b` cuts samples off at 1,536, prepare with --max-tokens 1536.
 """
 
 from collections.abc import Callable
@@ -79,7 +82,7 @@ def gemma3_1b() -> SftConfig:
         model=ModelConfig(size="1b"),
         batches=BatchConfig(seq_len=4096, rows=8, accumulation=1),
         loop=LoopConfig(sample_every=100),
-        gate=GateOptions(prompts=256, max_new_tokens=2048, rows=128),
+        gate=GateOptions(prompts=256, max_new_tokens=4096, rows=128),
     )
 
 
@@ -96,7 +99,7 @@ def gemma3_4b() -> SftConfig:
         lora=LoraOptions(quantize="int8"),
         batches=BatchConfig(seq_len=4096, rows=8, accumulation=1),
         loop=LoopConfig(sample_every=100),
-        gate=GateOptions(prompts=256, max_new_tokens=2048, rows=64),
+        gate=GateOptions(prompts=256, max_new_tokens=4096, rows=64),
     )
 
 
@@ -113,7 +116,7 @@ def gemma3_12b() -> SftConfig:
         batches=BatchConfig(seq_len=4096, rows=8, accumulation=1),
         loop=LoopConfig(sample_every=100),
         mesh=MeshConfig(data=1, fsdp=8),
-        gate=GateOptions(prompts=256, max_new_tokens=2048, rows=64),
+        gate=GateOptions(prompts=256, max_new_tokens=4096, rows=64),
     )
 
 
@@ -132,7 +135,7 @@ def gemma3_27b() -> SftConfig:
         optimizer=OptimizerOptions(final_fraction=0.1),
         loop=LoopConfig(sample_every=100),
         mesh=MeshConfig(data=1, fsdp=64),
-        gate=GateOptions(prompts=256, max_new_tokens=2048, rows=128),
+        gate=GateOptions(prompts=256, max_new_tokens=4096, rows=128),
     )
 
 
