@@ -79,7 +79,7 @@ LONGEST = [
     "tests-3.12(modeling)", "wheels", "tests-3.12(app-grpo)", "tests-3.12(app-sft)", "tests-3.12(app-evaluate)",
     "tests-3.12(app-pipeline)", "tests-3.12(rollout)",
 ]  # fmt: skip
-# Elsewhere programs run once, on tiny arrays: LLVM's optimisations take 12 % of app-reject's tests and give nothing back.
+# Elsewhere programs run once, on tiny arrays: optimising them takes 12 % of app-reject's tests and gives nothing back.
 # These train for a hundred steps and more: without optimisations app-grpo's policy learns in 114 s in place of 68.
 LEARNING = {"app-grpo", "app-pipeline", "app-sft"}
 
