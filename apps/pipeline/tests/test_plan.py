@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from coldforge.apps.pipeline.presets import PRESETS
 from coldforge.apps.pipeline.stages import content, seeded, stages_of
 from coldforge.apps.pipeline.view import budget, show_plan
 from coldforge.apps.pipeline.work import Work
+from coldforge.apps.reject import presets as reject
 from coldforge.apps.sft.inputs import check_prompts
+from coldforge.apps.sft.main import parse as parse_sft
 from coldforge.data import AnswerKind, Record
 
 HUB = [name for name, preset in PRESETS.items() if any("/" in spec for spec in preset().data.rows)]
@@ -126,6 +129,26 @@ def test_no_stage_cuts_off_what_the_one_before_has_taught(preset: str) -> None:
         config.evaluation.max_new_tokens,
     ]  # fmt: skip
     assert lengths == sorted(lengths)
+
+
+def test_r1_has_the_papers_numbers() -> None:
+    config = PRESETS["r1"]()
+    first, second, last = config.rl_1, config.sft_2, config.rl_2
+    assert (last.rollout.temperature, last.loop.steps, last.rewards.language) == (0.7, 1700, 1.0)
+    rest = dataclasses.replace(
+        last, rollout=first.rollout, loop=dataclasses.replace(last.loop, steps=first.loop.steps), gate=first.gate
+    )
+    assert rest == first, "otherwise as GRPO 1"
+    assert (config.sft_2_from, second.loop.epochs, second.batches.seq_len) == ("base", 2, 32768)
+    assert second.optimizer.final_fraction == 0.1
+    assert second.optimizer.learning_rate == pytest.approx(10 * 5e-6)
+    asked = config.evaluation
+    assert (asked.samples, asked.temperature, asked.top_p, asked.max_new_tokens) == (16, 0.6, 0.95, 32768)
+
+
+def test_the_command_of_reject_r1_is_the_second_fine_tuning_of_the_pipeline() -> None:
+    [command] = re.findall(r"coldforge-sft (gemma3-1b .*)", reject.r1.__doc__ or "")
+    assert parse_sft(command.split()).config == PRESETS["r1"]().sft_2
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,6 +1,6 @@
 """Presets: each a function that fills in a `GrpoRunConfig`, and says for what, with which command, and what it came to.
 
-`r1` has DeepSeek-R1's numbers (arXiv:2501.12948, section 3.2.1; the seed's section 8); `dapo`, `dr_grpo` and `gspo` are
+`r1` has DeepSeek-R1's numbers (arXiv:2501.12948, section 3.2.1); `dapo`, `dr_grpo` and `gspo` are
 the published variants of it on the same hardware. `gemma3-270m` and `gemma3-1b` are for a CPU and for a v5e-8. Learning
 rates are those of adapters, about ten times those of the papers, which train all parameters (LoRA Without Regret finds
 the same factor for supervised training and RL); clipping at ε = 10 is given a dual clip, since a ratio of a negative
@@ -107,7 +107,7 @@ def r1() -> GrpoRunConfig:
 
         coldforge-grpo r1 --from SFT_RUN --weights gemma-3-1b-pt --run RUN --questions.sources QUESTIONS --max-hours 8.7
 
-    Hardware: TPU v5e-8 and up. Hours and score: not run. The paper's numbers: 16 samples a question, 32 questions an
+    Hardware: TPU v5e-8. Hours and score: not run. The paper's numbers: 16 samples a question, 32 questions an
     update, 512 a rollout, one inner epoch, T 1, ε 10, β 0.001, 32,768 tokens, reference := policy every 400 steps,
     accuracy, format and language with equal weights. Weights on each chip: by XLA's cost model a micro-batch of 8 rows
     takes 2.1 s (2.5 with fsdp 8), in 8.0 GiB. Not the paper's: the learning rate (3e-6 trains all parameters)

@@ -17,7 +17,7 @@ from coldforge.data.prepare import Options as PrepareOptions
 from coldforge.stages.options import LoraOptions, MeshConfig
 
 SUMS = "min_terms=2&max_terms=3&min_digits=1"
-LONGEST = 2048  # tokens of a row of gemma3-1b-v5e8, and of a reply in each of its stages: what is learnt can be said
+LONGEST = 2048  # tokens of a row of gemma3-1b-v5e8, and of a reply in each of its stages
 
 
 def default_run(preset: str) -> Path:
@@ -31,7 +31,7 @@ def estimates(stages: Mapping[str, tuple[float, float]], *, measured: bool = Fal
 
 
 def second_stage(first: GrpoRunConfig) -> GrpoRunConfig:
-    """DeepSeek-R1's second RL stage as far as rules go (B.3.1): temperature 0.7, language rewarded as well.
+    """DeepSeek-R1's second RL stage as far as rules go (3.2.2): temperature 0.7, language rewarded as well.
 
     It starts where there is little left to gain, and one answer less of 300 (93.7 % after 94.0 %, p = 1) would end the
     run: its gate allows for 5 points.
@@ -139,11 +139,11 @@ def gemma3_1b_v5e8() -> PipelineConfig:
 
         coldforge gemma3-1b-v5e8 --weights gemma-3-1b-pt --max-hours 8.7
 
-    Hardware: TPU v5e-8. Rows of more than 2,048 tokens are left out, and a reply may have as many in every stage. Of the
-    first 2,000 rows of Bespoke-Stratos, 14.6 % have at most 1,792: if the others are like them, 2,400 are left. Score:
-    not run. Hours: about 11, two sessions, worked out, not measured, from what XLA's cost model says of its programs
-    (`coldforge-plan`): an update of 512 samples 4 s, sampling them 37 s where one of them takes all 2,048 tokens (18 ms
-    a step); a step of fine-tuning 0.3 s; 2 minutes to load and compile a stage.
+    Hardware: TPU v5e-8. Wants the extra `hub`. Rows of more than 2,048 tokens are left out, and a reply may have as
+    many in every stage. Of the first 2,000 rows of Bespoke-Stratos, 14.6 % have at most 1,792: if the others are like
+    them, 2,400 are left. Score: not run. Hours: about 11, two sessions, worked out, not measured, from what XLA's cost
+    model says of its programs (`coldforge-plan`): an update of 512 samples 4 s, sampling them 37 s where one of them
+    takes all 2,048 tokens (18 ms a step); a step of fine-tuning 0.3 s; 2 minutes to load and compile a stage.
     """
     cold, first, chosen = sft.gemma3_1b(), grpo.gemma3_1b(), reject.gemma3_1b()
     cold = dataclasses.replace(cold, gate=dataclasses.replace(cold.gate, max_new_tokens=LONGEST))
@@ -173,7 +173,8 @@ def gemma3_4b_v5e64() -> PipelineConfig:
 
         coldforge gemma3-4b-v5e64 --weights gemma-3-4b-pt --distributed.initialize
 
-    on every host, with paths that all hosts see. Hardware: TPU v5e-64 (16 hosts). Hours and score: not run.
+    on every host, with paths that all hosts see. Hardware: TPU v5e-64 (16 hosts). Wants the extra `hub`. Hours and
+    score: not run.
     """
     small, cold = gemma3_1b_v5e8(), sft.gemma3_4b()
     cold = dataclasses.replace(
@@ -193,13 +194,28 @@ def gemma3_4b_v5e64() -> PipelineConfig:
 
 
 def r1() -> PipelineConfig:
-    """The paper's numbers, stage by stage, for Gemma3 1B on a v5e-8; weeks of it, so above all to read.
+    """The paper's numbers as far as adapters and rules go, for Gemma3 1B on a v5e-8; weeks of it, so above all to read.
 
         coldforge r1 --weights gemma-3-1b-pt --max-hours 8.7
 
-    Hardware: TPU v5e-8 and up. Score: not run. Hours: about 200, worked out from XLA's cost model (`coldforge-plan grpo
-    r1`) for samples of 8,000 tokens on average: a rollout of 8,192 samples 45 minutes (24,500 tokens/s), its 16 updates
-    10, 100 rollouts a stage. Rollouts of 8,192 samples of up to 32,768 tokens.
+    Hardware: TPU v5e-8. Wants the extra `hub`. The paper's (arXiv:2501.12948v2) are GRPO 1 (3.2.1), rejection sampling
+    and SFT 2 (B.3.3, B.4.2: of the base, two epochs, a cosine to a tenth), GRPO 2 (3.2.2: 1,700 steps at temperature
+    0.7) and how checkpoints are asked (D.1); `coldforge-grpo r1` and `coldforge-reject r1` say more. Not the paper's:
+
+    - Adapters, at ten times its rates of all parameters: 3e-5 for 3e-6 (GRPO), 5e-5 for 5e-6 (SFT 2).
+    - The cold start, of which it gives no numbers, is that of gemma3-1b-v5e8; nor does it say how long GRPO 1 is.
+    - GSM8K alone, where it has mathematics, code, science, logic and general questions. SFT 2 learns no conversations,
+      a quarter of its rows, unless it is given some: --reject.chat.sources FILE --reject.chat.share 0.25.
+    - GRPO 2 has neither the preference rewards nor the general questions of its last 400 steps.
+    - A step of SFT 2 has 8 packed rows, about 32 samples of 8,000 tokens; the paper's has 64.
+    - A dual clip, since a ratio of a negative advantage has no bound at ε = 10.
+    - Held-out questions are kept out by their text, not by ten words in a row; --data.prepare.decontaminate and
+      --reject.keep.decontaminate do that.
+
+    Score: not run. Hours: about 215, worked out from XLA's cost model (`coldforge-plan grpo r1`) for samples of 8,000
+    tokens on average: a rollout of 8,192 samples 45 minutes (24,500 tokens/s), its 16 updates 10, 100 rollouts in GRPO
+    1 and 107 in GRPO 2; SFT 2 150 minutes where half of the samples are kept (262,144 tokens in 2.5 s), and its gate 90
+    at most (four times 128 replies of 31,744 tokens, 41 ms a step).
     """
     first, base = grpo.r1(), gemma3_1b_v5e8()
     longest = reject.r1().keep.max_tokens
@@ -208,15 +224,19 @@ def r1() -> PipelineConfig:
         model=dataclasses.replace(base.sft_2.model, remat="full"),
         mesh=MeshConfig(fsdp=8),
         batches=dataclasses.replace(base.sft_2.batches, seq_len=longest),
-        optimizer=dataclasses.replace(base.sft_2.optimizer, final_fraction=0.1),
+        optimizer=dataclasses.replace(base.sft_2.optimizer, learning_rate=5e-5, final_fraction=0.1),
         loop=dataclasses.replace(base.sft_2.loop, epochs=2),
         gate=dataclasses.replace(base.sft_2.gate, max_new_tokens=first.rollout.max_new_tokens),
     )
+    last = second_stage(first)
     return dataclasses.replace(
-        base, rl_1=first, reject=reject.r1(), sft_2=second, rl_2=second_stage(first),
+        base, rl_1=first, reject=reject.r1(), sft_2=second,
+        rl_2=dataclasses.replace(last, loop=dataclasses.replace(last.loop, steps=1700)),
         evaluation=EvaluationOptions(samples=16, max_new_tokens=32_768),
         estimates=base.estimates
-        | estimates({"rl-1": (5500, 15), "reject": (650, 15), "rl-2": (5500, 15), "evaluation": (115, 15)}),
+        | estimates({
+            "rl-1": (5500, 15), "reject": (650, 15), "sft-2": (240, 7), "rl-2": (5900, 15), "evaluation": (115, 15),
+        }),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Presets: each a function that fills in a `RejectConfig`, and says for what, with which command, and what it came to.
 
 `r1` has DeepSeek-R1's numbers (arXiv:2501.12948v2, supplement B.3.3 and B.4.2). The others sample as the preset of
-coldforge-grpo with the same name, and hold out as many questions as the gate of coldforge-sft's preset then asks.
+coldforge-grpo with the same name, and hold out as many questions as the gate of coldforge-sft's preset then asks; nano
+draws 3 samples of a question, not 8, and holds out 100, not 128.
 """
 
 import dataclasses
@@ -84,8 +85,13 @@ def r1() -> RejectConfig:
     all, of at most 32,768 tokens, without mixed languages, long paragraphs and code blocks, and adds 200,000 rows that
     do not reason; it does not say how many samples were drawn (16 here), what a long paragraph is (2,000 characters),
     nor the temperature (1, as in its first RL stage). Without --chat.sources no conversations are mixed in. Its second
-    fine-tuning, of the base, is then `coldforge-sft gemma3-1b --data DATA --batches.seq-len 32768 --loop.epochs 2
-    --optimizer.final-fraction 0.1` (its rate of 5e-6 is for all parameters; an adapter wants about ten times as much).
+    fine-tuning, of the base, is then
+
+        coldforge-sft gemma3-1b --weights gemma-3-1b-pt --data DATA --run RUN --max-hours 8.7 --model.remat full \
+            --mesh.fsdp 8 --batches.seq-len 32768 --loop.epochs 2 --optimizer.learning-rate 5e-5 \
+            --optimizer.final-fraction 0.1 --gate.max-new-tokens 31744
+
+    (its rate of 5e-6 is for all parameters; an adapter wants about ten times as much).
     """
     base = gemma3_1b()
     return dataclasses.replace(
