@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from coldforge import training
-from coldforge.apps.grpo import ask, judge, policy, train, verdict  # noqa: F401 - what the program imports when it runs
+from coldforge.apps.grpo import ask, judge, start, train, verdict  # noqa: F401 - what the program imports when it runs
 from coldforge.apps.grpo.main import main
 from coldforge.stages import report  # noqa: F401
 
@@ -42,9 +42,9 @@ def disturb(what: str, count: int, number: int) -> None:
             happened("sample")
             yield group
 
-    patched: Any = ask.Sampler, judge.Judging, training.TrainStep
+    patched: Any = ask.Sampler, judge.Judge, training.TrainStep
     patched[0].__call__ = sampling
-    patched[1].__call__ = before(judge.Judging.__call__, "judge")
+    patched[1].__call__ = before(judge.Judge.__call__, "judge")
     patched[2].__call__ = before(training.TrainStep.__call__, "train")
 
 

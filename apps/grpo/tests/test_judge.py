@@ -12,7 +12,7 @@ import pytest
 
 from coldforge.apps.grpo.config import RewardOptions
 from coldforge.apps.grpo.inputs import Inputs, question_at
-from coldforge.apps.grpo.judge import Judging, parts
+from coldforge.apps.grpo.judge import Judge, weighted_rewards
 from coldforge.apps.grpo.presets import tiny
 from coldforge.data import ReasoningFormat, Tokenizer
 from coldforge.data.questions import open_questions, split_questions
@@ -34,19 +34,19 @@ def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def judge(tokenizer: Path) -> Callable[..., Judging]:
+def judge(tokenizer: Path) -> Callable[..., Judge]:
     """A judge of some questions with some rewards."""
 
-    def make(sources: Sequence[str], heldout: int = 1, **rewards: Any) -> Judging:
+    def make(sources: Sequence[str], heldout: int = 1, **rewards: Any) -> Judge:
         questions = split_questions(open_questions(sources), heldout)
         config = dataclasses.replace(tiny(), rewards=RewardOptions(**rewards))
         manifest: Any = None  # nothing here asks for it
-        return Judging(Inputs(manifest, None, None, Tokenizer.load(tokenizer), FORM, *questions), config)
+        return Judge(Inputs(manifest, None, None, Tokenizer.load(tokenizer), FORM, *questions), config)
 
     return make
 
 
-def sampled(judging: Judging, *texts: str, ended: bool = True) -> list[Sample]:
+def sampled(judging: Judge, *texts: str, ended: bool = True) -> list[Sample]:
     """Texts as the sampler returns them: with the token that ends a turn, unless they were cut off."""
     tokenizer = judging.inputs.tokenizer
     end = [tokenizer.stop_ids[-1]] if ended else []
@@ -54,7 +54,7 @@ def sampled(judging: Judging, *texts: str, ended: bool = True) -> list[Sample]:
     return [Sample(ids, np.zeros(len(ids), np.float32), "stop" if ended else "length") for ids in found]
 
 
-def test_each_reward_is_reported_and_their_weighted_sum_counts(judge: Callable[..., Judging], seven: Path) -> None:
+def test_each_reward_is_reported_and_their_weighted_sum_counts(judge: Callable[..., Judge], seven: Path) -> None:
     with judge([str(seven)], accuracy=2.0, format=0.5, language=0.25) as judging:
         samples = sampled(judging, RIGHT, WRONG, BARE, NOTHING)
         found = judging(0, samples)
@@ -74,7 +74,7 @@ def test_each_reward_is_reported_and_their_weighted_sum_counts(judge: Callable[.
     ]  # fmt: skip
 
 
-def test_a_gate_pays_for_right_answers_in_form_only(judge: Callable[..., Judging], seven: Path) -> None:
+def test_a_gate_pays_for_right_answers_in_form_only(judge: Callable[..., Judge], seven: Path) -> None:
     with judge([str(seven)], gate=True) as judging:
         found = judging(0, sampled(judging, RIGHT, BARE))
         assert (found.parts["accuracy"], found.correct) == ([1, 0], [1, 1])
@@ -82,13 +82,13 @@ def test_a_gate_pays_for_right_answers_in_form_only(judge: Callable[..., Judging
         assert (cut_off.parts["accuracy"], cut_off.well_formed) == ([0], [0]), "a turn that does not end has no form"
 
 
-def test_form_by_parts_pays_for_each_part(judge: Callable[..., Judging], seven: Path) -> None:
+def test_form_by_parts_pays_for_each_part(judge: Callable[..., Judge], seven: Path) -> None:
     with judge([str(seven)], accuracy=0.0, format_kind="parts") as judging:
         values = judging(0, sampled(judging, NOTHING, BARE, RIGHT)).rewards
     assert values[0] < values[1] < values[2] == 1
 
 
-def test_answers_are_looked_for_elsewhere_only_if_asked(judge: Callable[..., Judging], seven: Path) -> None:
+def test_answers_are_looked_for_elsewhere_only_if_asked(judge: Callable[..., Judge], seven: Path) -> None:
     boxed = r"So it is \boxed{7}"
     with judge([str(seven)]) as strict, judge([str(seven)], fallbacks=("boxed",)) as lenient:
         assert strict(0, sampled(strict, boxed)).correct == [0]
@@ -97,7 +97,7 @@ def test_answers_are_looked_for_elsewhere_only_if_asked(judge: Callable[..., Jud
         assert (held_out.correct, held_out.well_formed) == (True, False), "held-out replies are always read so"
 
 
-def test_overlong_replies_are_counted_in_tokens(judge: Callable[..., Judging], seven: Path) -> None:
+def test_overlong_replies_are_counted_in_tokens(judge: Callable[..., Judge], seven: Path) -> None:
     limit = tiny().rollout.max_new_tokens
     with judge([str(seven)], accuracy=0.0, format=0.0, overlong=2.0, overlong_cache=16) as judging:
         words = sampled(judging, *(" ".join(["7"] * n) for n in range(3, 40, 4)))
@@ -109,14 +109,14 @@ def test_overlong_replies_are_counted_in_tokens(judge: Callable[..., Judging], s
 
 
 def test_rewards_are_those_of_weights_other_than_zero() -> None:
-    made = parts(RewardOptions(format=0.0, repetition=0.5, overlong=1.0), FORM, limit=100)
+    made = weighted_rewards(RewardOptions(format=0.0, repetition=0.5, overlong=1.0), FORM, limit=100)
     assert [(one.name, one.weight) for one in made] == [("accuracy", 1.0), ("repetition", 0.5), ("overlong", 1.0)]
     assert made[-1].function.cache == 20, "a fifth of the limit"
     with pytest.raises(ValueError, match="all weights of rewards are 0"):
-        parts(RewardOptions(accuracy=0.0, format=0.0), FORM, limit=100)
+        weighted_rewards(RewardOptions(accuracy=0.0, format=0.0), FORM, limit=100)
 
 
-def test_a_tasks_own_scorer_says_what_is_right(judge: Callable[..., Judging]) -> None:
+def test_a_tasks_own_scorer_says_what_is_right(judge: Callable[..., Judge]) -> None:
     """Countdown has many right answers: 'the' answer is only one of them."""
     pytest.importorskip("reasoning_gym")
     with judge(["countdown:6"]) as judging:
@@ -129,7 +129,7 @@ def test_a_tasks_own_scorer_says_what_is_right(judge: Callable[..., Judging]) ->
         assert found.parts["accuracy"][2] < 0.1, "what the task pays for it"
 
 
-def test_a_check_that_hangs_costs_its_sample(judge: Callable[..., Judging], tmp_path: Path) -> None:
+def test_a_check_that_hangs_costs_its_sample(judge: Callable[..., Judge], tmp_path: Path) -> None:
     path = tmp_path / "roots.jsonl"
     rows = ({"question": text, "answer": r"\sqrt{2}", "kind": "expression"} for text in ("Which root?", "What root?"))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -11,7 +11,7 @@ import pytest
 
 from coldforge import modeling, training
 from coldforge.apps.grpo.inputs import find_inputs
-from coldforge.apps.grpo.judge import Judging
+from coldforge.apps.grpo.judge import Judge
 from coldforge.apps.grpo.main import parse
 from coldforge.stages.gate import read_replies
 from coldforge.stages.model import model_config
@@ -200,16 +200,16 @@ def test_a_reward_that_fails_stops_the_run_with_the_sample_shown(
     words: Program, tmp_path: Path, exit_code: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    made = Judging.__init__
+    made = Judge.__init__
 
-    def broken(self: Judging, *args: object) -> None:
+    def broken(self: Judge, *args: object) -> None:
         made(self, *args)
         part = self.rewards.parts[0]
         object.__setattr__(
             self.rewards, "parts", [part._replace(function=lambda replies: [float("nan")] * len(replies))]
         )
 
-    monkeypatch.setattr(Judging, "__init__", broken)
+    monkeypatch.setattr(Judge, "__init__", broken)
     assert exit_code(words(tmp_path / "run", *SHORT)) == 2
     err = capsys.readouterr().err
     assert "the reward 'accuracy' returned nan" in err

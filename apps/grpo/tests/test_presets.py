@@ -13,7 +13,7 @@ import pytest
 from coldforge import training
 from coldforge.apps.grpo.build import batch_shape, build, loop_config
 from coldforge.apps.grpo.config import MAY_DIFFER, AlgorithmOptions, GrpoRunConfig, PolicyOptions
-from coldforge.apps.grpo.judge import parts
+from coldforge.apps.grpo.judge import weighted_rewards
 from coldforge.apps.grpo.main import parse
 from coldforge.apps.grpo.presets import PRESETS
 from coldforge.data import ReasoningFormat
@@ -58,7 +58,7 @@ def test_r1_has_the_papers_numbers() -> None:
     assert (loop.advantage, loop.aggregation, loop.old) == ("grpo", "sequence_mean", "sampler")
     assert (config.rollout.temperature, config.longest, config.seq_len) == (1.0, 32768, 32768)
     assert (loop.refresh_reference, loop.refresh_reference % loop.minibatches) == (400, 0)
-    rewards = parts(config.rewards, ReasoningFormat(template=""), config.rollout.max_new_tokens)
+    rewards = weighted_rewards(config.rewards, ReasoningFormat(template=""), config.rollout.max_new_tokens)
     assert [(part.name, part.weight) for part in rewards] == [("accuracy", 1), ("format", 1), ("language", 1)]
 
 

@@ -363,7 +363,7 @@ def test_7_the_reference_is_the_policy_that_reinforcement_learning_starts_from(
     assert abs(first) < 1e-6
 
     def from_the_base(state: Any, config: Any) -> Any:
-        """What the seed did: the adapter of the cold start is missing from the reference."""
+        """What the ruined run did: the adapter of the cold start is missing from the reference."""
         return made(state, config)._replace(reference=jax.tree.map(lambda x: 0 * x, state.params))
 
     made = grpo.new_start
@@ -409,7 +409,7 @@ def test_6_what_is_too_long_is_dropped_and_counted_or_refused_and_never_cut(
 
 
 def test_8_devices_that_would_idle_are_refused(good: Dataset, tmp_path: Path) -> None:
-    """A mesh of 1 × 4 on 8 devices, as the seed had it written into its notebook; left alone, a mesh has them all."""
+    """A mesh of 1 × 4 on 8 devices, as the ruined run's notebook had it; left alone, a mesh has them all."""
     script = (
         "import sys; from coldforge.apps.sft.main import main\n"
         "from coldforge.stages.devices import make_mesh; from coldforge.stages.options import MeshConfig\n"

@@ -3,7 +3,7 @@
 Every parameter and cache names its dimensions once ("vocab", "embed", "heads", ...). `RULES` says which mesh axis each
 name is split over; `partition_spec` applies it. A mesh has the axes
 
-  data     splits the batch; weights are replicated along it (the fast choice for frozen weights that fit, design 9)
+  data     splits the batch; weights are replicated along it (the fast choice for frozen weights that fit)
   fsdp     splits the batch and the weights' `embed` dimension (for what does not fit)
   tensor   splits heads, MLP width and vocabulary
 

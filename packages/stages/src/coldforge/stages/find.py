@@ -1,8 +1,9 @@
-"""What a stage starts from, found before anything expensive: weights, tokenizer, the form of replies. Without JAX.
+"""What a stage starts from, found before anything expensive: weights, tokenizer, the form of replies.
 
     policy = find_policy(run, weights=options.weights, size="1b", tokenizer=options.tokenizer)   # what a run has made
 
-By names it is `find_weights`, `find_tokenizer` and `form_of`.
+By names it is `find_weights`, `find_tokenizer` and `form_of`. JAX is imported by `find_policy` alone, when it is
+called, with the package that reads manifests; no device is touched.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     sampler = Sampler(built, inputs)
     for index, samples in sampler(params, asks): ...      # of a rollout
-    replies = ask(sampler, params, questions, judging)    # one graded reply to each held-out question
+    replies = ask(sampler, params, questions, judge)      # one graded reply to each held-out question
 
 Imports JAX. All processes of a run sample together and get the same samples.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from coldforge.apps.grpo.build import Built
 from coldforge.apps.grpo.inputs import Inputs
-from coldforge.apps.grpo.judge import Judging
+from coldforge.apps.grpo.judge import Judge
 from coldforge.data.questions import Question
 from coldforge.grpo import Ask
 from coldforge.rollout import Request, Sample
@@ -60,10 +60,10 @@ class Sampler:
         return self.rollouts.compiles + self.heldout.compiles
 
 
-def ask(sampler: Sampler, params: Any, questions: Sequence[Question], judging: Judging) -> list[Graded]:
+def ask(sampler: Sampler, params: Any, questions: Sequence[Question], judge: Judge) -> list[Graded]:
     """One graded reply to each question; the first process grades, and all get what it found."""
     samples = sampler.replies(params, questions)
-    graded = judging.graded(questions, samples) if jax.process_index() == 0 else []
+    graded = judge.graded(questions, samples) if jax.process_index() == 0 else []
     return _from_first(graded)
 
 

@@ -13,7 +13,7 @@ from coldforge import training
 from coldforge.apps.grpo.build import batch_shape, loop_config, sampling
 from coldforge.apps.grpo.config import GrpoRunConfig, Options
 from coldforge.apps.grpo.inputs import Inputs, question_at
-from coldforge.apps.grpo.judge import Judging
+from coldforge.apps.grpo.judge import Judge
 from coldforge.apps.grpo.train import limits_of
 from coldforge.apps.grpo.verdict import limits
 from coldforge.stages.model import check_adapter, check_size, lora_config, model_config, read_config
@@ -35,7 +35,7 @@ def check(options: Options, inputs: Inputs, mesh: Mesh | None) -> None:
     if options.profile < 0:
         raise ValueError(f"profile is {options.profile}; wanted how many steps to trace, 0 or more")
     question_at(inputs, config, 0)
-    with Judging(inputs, config):  # starts no process yet
+    with Judge(inputs, config):  # starts no process yet
         pass
     _check_model(config, inputs)
 

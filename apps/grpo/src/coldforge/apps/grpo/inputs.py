@@ -1,7 +1,7 @@
 """What a run reads, found and checked before anything expensive: cold start, weights, tokenizer, questions.
 
-All of it without JAX: a failed gate, another tokenizer, an empty task, or questions longer than the sampler takes are
-told by name right away.
+A failed gate, another tokenizer, an empty task, or questions longer than the sampler takes are told by name right away.
+JAX is imported to read a run's manifest, and no device is touched.
 """
 
 import dataclasses

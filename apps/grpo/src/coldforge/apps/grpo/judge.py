@@ -1,11 +1,12 @@
-"""What samples are worth: rewards put together from the options, and the judge that the loop calls. Without JAX.
+"""What samples are worth: rewards put together from the options, and the judge that the loop calls.
 
-    with Judging(inputs, config) as judging:
-        judging(position, samples)               # a Judgement for the samples of one question
-        judging.graded(questions, samples)       # replies to held-out questions, for the gate
+    with Judge(inputs, config) as judge:
+        judge(position, samples)               # a Judgement for the samples of one question
+        judge.graded(questions, samples)       # replies to held-out questions, for the gate
 
 Held-out replies are graded as the cold start's gate grades them, with all fallbacks, so that figures before and after
-mean the same whatever the rewards are. Checks that hang or crash cost their sample, and are counted.
+mean the same whatever the rewards are. Checks that hang or crash cost their sample, and are counted. Nothing here
+computes by JAX, which comes with the loops' packages.
 """
 
 import threading
@@ -37,18 +38,18 @@ from coldforge.sft import Graded
 from coldforge.stages.grade import grade, response_of
 
 
-class Judging:
+class Judge:
     """Judges samples; its processes end with the context."""
 
     def __init__(self, inputs: Inputs, config: GrpoRunConfig) -> None:
         self.inputs, self.config = inputs, config
         self.pool = MathPool(seconds=config.rewards.timeout, workers=config.rewards.processes)
         grader = Grader(inputs.form, fallbacks=config.rewards.fallbacks, pool=self.pool)
-        self.rewards = Rewards(parts(config.rewards, inputs.form, config.rollout.max_new_tokens), grader)
+        self.rewards = Rewards(weighted_rewards(config.rewards, inputs.form, config.rollout.max_new_tokens), grader)
         self._verdicts: Counter[str | None] = Counter()  # since `faults` was asked
         self._lock = threading.Lock()  # two groups are judged at a time
 
-    def __enter__(self) -> "Judging":
+    def __enter__(self) -> "Judge":
         return self
 
     def __exit__(
@@ -93,7 +94,7 @@ class Judging:
         return grade(responses, self.inputs.form, self.pool)
 
 
-def parts(options: RewardOptions, form: ReasoningFormat, limit: int) -> list[Weighted]:
+def weighted_rewards(options: RewardOptions, form: ReasoningFormat, limit: int) -> list[Weighted]:
     """The rewards of weights other than 0, by name.
 
     Args:

@@ -67,7 +67,7 @@ def work(
 ) -> int:
     """Rollouts, updates, adapter, gate, report: the stage itself, in an open run."""
     from coldforge import grpo
-    from coldforge.apps.grpo import build, policy, train, verdict
+    from coldforge.apps.grpo import build, start, train, verdict
     from coldforge.apps.grpo.story import STORY
     from coldforge.stages import devices
     from coldforge.stages.gate import show
@@ -76,15 +76,15 @@ def work(
 
     notes = Console(stderr=True, quiet=not devices.first(), highlight=False)
     with notes.status("loading the policy"):
-        model = policy.load_policy(run, inputs, options.config, mesh)
+        model = start.load_policy(run, inputs, options.config, mesh)
         built = build.build(model, options.config, mesh=mesh)
         del model
-    notes.print(policy.summary(built, inputs))
+    notes.print(start.summary(built, inputs))
 
     with train.training_parts(built, inputs, run, options, stopper) as wired:
         before = verdict.before(built, inputs, wired, run)
         trained = grpo.fit(wired.start, wired.parts, built.loop)
-        run.update(figures=policy.figures(run.manifest, trained))
+        run.update(figures=start.figures(run.manifest, trained))
         done = trained.reason == "done"
         params = trained.state.params
         result, after = verdict.hold_gate(params, before, inputs, wired, run) if done else (None, [])

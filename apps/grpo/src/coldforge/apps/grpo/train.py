@@ -20,7 +20,7 @@ from coldforge.apps.grpo.ask import Sampler, ask, shares
 from coldforge.apps.grpo.build import Built
 from coldforge.apps.grpo.config import MAY_DIFFER, Options, WatchdogOptions
 from coldforge.apps.grpo.inputs import Inputs, question_at
-from coldforge.apps.grpo.judge import Judging
+from coldforge.apps.grpo.judge import Judge
 from coldforge.grpo import Parts, RlLimits, Start, resume, rl_rules
 from coldforge.stages.devices import use
 from coldforge.stages.gate import write_replies
@@ -32,7 +32,7 @@ class Wired(NamedTuple):
     start: Start
     parts: Parts
     sampler: Sampler
-    judging: Judging
+    judge: Judge
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def training_parts(
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpointer)
-        judging = stack.enter_context(Judging(inputs, config))
+        judge = stack.enter_context(Judge(inputs, config))
         sampler = Sampler(built, inputs)
         watchdog = training.Watchdog(rules=rl_rules(limits_of(config.watchdog)))
         vote = training.Vote() if jax.process_count() > 1 else None
@@ -63,16 +63,16 @@ def training_parts(
                 prompt=lambda position: inputs.prompt(question_at(inputs, config, position)),
                 question=lambda position: question_at(inputs, config, position).text,
                 sample=sampler,
-                judge=judging,
+                judge=judge,
                 train=_train_step(built, profiler, step),
                 score=_score(built),
                 shape=built.shape,
                 place=lambda rows: training.place_batch(rows, mesh=built.mesh, whole=True),  # all have packed alike
                 checkpoints=checkpoints,
                 rollouts=run.path / "rollouts",
-                evaluate=_evaluate(sampler, inputs, judging, run),
+                evaluate=_evaluate(sampler, inputs, judge, run),
                 keep=_keeper(run, view),
-                log=log, watchdog=watchdog, memory=lambda: training.memory_metrics() | judging.faults(),
+                log=log, watchdog=watchdog, memory=lambda: training.memory_metrics() | judge.faults(),
                 compiles=lambda: _compiles(built, sampler),
                 show=None if view is None else _shower(view, stopper),
                 doing=None if view is None else view.doing,
@@ -91,7 +91,7 @@ def training_parts(
         )
         if start.step:
             view.note(f"going on from step {start.step} of {loop.steps}")
-        yield Wired(start, parts(start.step, log, view), sampler, judging)
+        yield Wired(start, parts(start.step, log, view), sampler, judge)
 
 
 def limits_of(options: WatchdogOptions) -> RlLimits:
@@ -146,12 +146,12 @@ def _compiles(built: Built, sampler: Sampler) -> dict[str, int]:
 
 
 def _evaluate(
-    sampler: Sampler, inputs: Inputs, judging: Judging, run: training.Run
+    sampler: Sampler, inputs: Inputs, judge: Judge, run: training.Run
 ) -> Callable[[Any], Mapping[str, float]]:
     """Figures of replies to the held-out questions; the replies are kept in the run."""
 
     def evaluate(params: Any) -> Mapping[str, float]:
-        replies = ask(sampler, params, inputs.heldout, judging)
+        replies = ask(sampler, params, inputs.heldout, judge)
         write_replies(run.path / "heldout" / "latest.jsonl", replies)
         return shares(replies)
 

@@ -29,7 +29,7 @@ def before(built: Built, inputs: Inputs, wired: Wired, run: training.Run) -> lis
         doing = wired.parts.doing
         assert doing is not None
         with doing(f"{len(inputs.heldout)} held-out questions, before"):
-            replies = ask(wired.sampler, built.params, inputs.heldout, wired.judging)
+            replies = ask(wired.sampler, built.params, inputs.heldout, wired.judge)
         write_replies(file, replies)
     if wired.start.step == 0 and wired.parts.log is not None:
         wired.parts.log.scalars(0, shares(replies))  # where the curve begins
@@ -43,7 +43,7 @@ def hold_gate(
     doing = wired.parts.doing
     assert doing is not None
     with doing(f"gate: {len(inputs.heldout)} held-out questions"):
-        after = ask(wired.sampler, params, inputs.heldout, wired.judging)
+        after = ask(wired.sampler, params, inputs.heldout, wired.judge)
     write_replies(run.path / "heldout" / AFTER, after)
     result = judge(before, after, limits(wired.sampler.built.config.gate))
     run.update(gate=result.to_dict())

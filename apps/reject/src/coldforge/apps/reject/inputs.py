@@ -1,4 +1,7 @@
-"""What is read, found and checked before anything expensive: policy, questions, conversations. Without JAX."""
+"""What is read, found and checked before anything expensive: policy, questions, conversations.
+
+JAX is imported to read a run's manifest, and no device is touched.
+"""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""What replies are worth: their answers compared with the right ones by `coldforge.rewards`. Without JAX.
+"""What replies are worth: their answers compared with the right ones by `coldforge.rewards`.
 
 An answer counts where it belongs, between its tags: what is kept is trained on, so no fallback looks for it elsewhere.
-Checks that hang or crash cost their sample.
+Checks that hang or crash cost their sample. Nothing here computes by JAX, which comes with what the stages share.
 """
 
 from collections.abc import Sequence

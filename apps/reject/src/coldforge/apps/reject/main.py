@@ -1,7 +1,8 @@
 """`coldforge-reject PRESET --from RUN --out DIR`: a policy's own right and clean samples become a data set.
 
-In this order: the command line; the policy, its gate, questions and conversations, checked without JAX; whose
-directory it is; samples that are not there yet, judged beside the sampler; what is kept of them, as a data set.
+In this order: the command line; the policy, its gate, questions and conversations, checked before any device is
+touched; whose directory it is; samples that are not there yet, judged beside the sampler; what is kept of them, as a
+data set.
 
 Standard output holds the account, all else goes to standard error. Exit codes: 0; 1 nothing was kept; 2 something was
 given that is wrong; 75 it stopped in time (SIGTERM, Ctrl-C, --max-hours): the same command goes on; 130 Ctrl-C before

@@ -1,8 +1,9 @@
 """What a run reads, found and checked before anything expensive: data set, tokenizer, weights, held-out prompts.
 
-All of it without JAX, in a second or two: a data set of another tokenizer, rows that teach something else than they
-say (the prompt, no end of the turn, half a reply), rows longer than the model is to see, too few prompts for the gate,
-answers that nobody can compare, or a limit on new tokens that the data's own replies exceed are told apart by name.
+In a second or two, and without JAX (but for `--from`, as a run's manifest is read by a package that imports it): a
+data set of another tokenizer, rows that teach something else than they say (the prompt, no end of the turn, half a
+reply), rows longer than the model is to see, too few prompts for the gate, answers that nobody can compare, or a limit
+on new tokens that the data's own replies exceed are told apart by name.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
 """Presets: each a function that fills in an `SftConfig`, and says for what, with which command, and what it came to.
 
-Where nothing else is said, numbers are those of the seed's section 5 (learning rate 2e-4, batch 2 × 4, 10 % warm-up,
-decay 0.1, clipping at 0.1, LoRA of rank and alpha 64): the defaults in `config`. On a TPU slice the same 8 rows a step
-are one micro-batch, a row for each chip, since a micro-batch of 2 would leave 6 of 8 chips idle. Rows are packed, so a
-row of 4,096 tokens holds several examples. `coldforge-plan sft PRESET --topology …` says what a preset takes.
+Where nothing else is said, numbers are those that the project began with: learning rate 2e-4, batch 2 × 4, 10 %
+warm-up, decay 0.1, clipping at 0.1, LoRA of rank and alpha 64, the defaults in `config`. On a TPU slice the same 8 rows
+a step are one micro-batch, a row for each chip, since a micro-batch of 2 would leave 6 of 8 chips idle. Rows are
+packed, so a row of 4,096 tokens holds several examples. `coldforge-plan sft PRESET --topology …` says what a preset
+takes.
 
 The gates of the presets for TPUs let replies be as long as rows are that coldforge-prepare makes by default, 4,096
 tokens. Where coldforge-grpo follows, whose `gemma3-1b` cuts samples off at 1,536, prepare with --max-tokens 1536.
