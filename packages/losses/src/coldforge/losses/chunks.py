@@ -80,7 +80,19 @@ def score_tokens(
     wanted: Wanted, place: Placement, gradients: bool, hidden: Array, embedding: Array, targets: Array, counted: Array,
     temperature: Array,
 ) -> tuple[Scalars, Vectors]:  # fmt: skip
-    """The scalars of one device's tokens, and their gradients' vectors if `gradients`; 0 where not counted."""
+    """The scalars of one device's tokens, and their gradients' vectors if `gradients`; 0 where not counted.
+
+    Args:
+      wanted, place: what, and where this device stands.
+      gradients: whether the vectors are wanted too.
+      hidden: `[batch, seq, embed]`.
+      embedding: this device's part, `[vocab, embed]`: of rows, of columns, or of both.
+      targets, counted: `[batch, seq]`; targets count in the whole vocabulary, `counted` says which tokens matter.
+      temperature: a scalar; used only if `wanted.scaled`.
+
+    Returns:
+      Scalars `[batch, seq]` and vectors `[batch, seq, embed]`.
+    """
     batch, seq, embed = hidden.shape
     tokens, dtype = batch * seq, _sum_dtype(embedding)
     chunk = min(wanted.chunk, tokens)

@@ -78,10 +78,6 @@ class Placement:
         """The number in the whole vocabulary of this device's first of `rows` rows of the embedding."""
         return jax.lax.axis_index(self.vocab) * rows if self.vocab else 0
 
-    def vocab_rows(self, rows: int) -> int:
-        """The rows of the whole embedding, of which this device has `rows`."""
-        return rows * jax.lax.axis_size(self.vocab) if self.vocab else rows
-
 
 def platform() -> str:
     """What a trace is for: the platform of the context's mesh ("tpu" also ahead of time), else the default one."""

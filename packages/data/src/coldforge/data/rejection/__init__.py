@@ -1,7 +1,7 @@
 """Samples of a policy → a data set: the right and clean ones, some of each question (rejection sampling).
 
-    logs = SampleLogs("out/samples")                 # {question: its samples}, written while sampling goes on
-    made = write_selection(questions, logs, "out", tokenizer=tokenizer, form=form, samples=16, options=Selection())
+    logs = SampleLogs(Path("out", "samples"))        # the samples of each question, written before by `SampleLog`
+    made = write_selection(questions, logs, "out", tokenizer=tokenizer, form=form, count=16, options=Selection())
 
 Where to read: `samples` is what was sampled and judged, on disk; `select` is what becomes of one sample and of one
 question's samples; `acceptance` counts that by how hard the questions are; `write` makes the data set, as `prepare`
