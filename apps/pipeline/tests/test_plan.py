@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from coldforge.apps.pipeline.config import Estimate, Options
+from coldforge.apps.pipeline.config import Estimate, Options, PipelineConfig
 from coldforge.apps.pipeline.ledger import fingerprint
 from coldforge.apps.pipeline.main import NAMES, parse, run, within
 from coldforge.apps.pipeline.presets import PRESETS
@@ -94,6 +94,30 @@ def test_which_state_is_handed_on_decides_a_fine_tuning(take: str, decides: bool
     assert (fingerprint(work(eval_every=5), reads) != fingerprint(work(eval_every=6), reads)) == decides
     other = next(stage.work for stage in stages_of(options()) if stage.work.name == "cold-start")
     assert (fingerprint(work(), reads) != fingerprint(other, reads)) == decides
+
+
+def prints(config: PipelineConfig) -> dict[str, str]:
+    """The fingerprint of every stage, by its own settings alone."""
+    chosen = Options(run=Path("runs/x"), config=config)
+    return {stage.work.name: fingerprint(stage.work, {}) for stage in stages_of(chosen)}
+
+
+@pytest.mark.parametrize("change", [{"remat": "full"}, {"layers": "scan"}, {"train": "full"}])
+def test_what_only_training_reads_of_a_model_decides_no_rejection_sampling(change: dict[str, Any]) -> None:
+    config = options().config
+    other = dataclasses.replace(config.reject, model=dataclasses.replace(config.reject.model, **change))
+    assert prints(dataclasses.replace(config, reject=other)) == prints(config)
+
+
+def test_an_evaluation_is_of_a_dtype() -> None:
+    config = options().config
+    model = dataclasses.replace(config.cold_start.model, dtype="bfloat16")
+    changed = dataclasses.replace(config, cold_start=dataclasses.replace(config.cold_start, model=model))
+    before, after = prints(config), prints(changed)
+    assert {name for name in before if before[name] != after[name]} == {
+        "cold-start", "evaluation/base", "evaluation/cold-start", "evaluation/grpo-1", "evaluation/sft-2",
+        "evaluation/grpo-2",
+    }  # fmt: skip
 
 
 def test_a_seed_moves_all_seeds() -> None:

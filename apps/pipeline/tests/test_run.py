@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from coldforge import training
+from coldforge.apps.pipeline import checks
 from coldforge.apps.pipeline import main as program
+from coldforge.apps.pipeline.checks import check, check_extras
 from coldforge.apps.pipeline.config import Options
 from coldforge.apps.pipeline.presets import PRESETS
 from coldforge.apps.pipeline.stages import Stage
@@ -126,6 +128,63 @@ def test_stages_that_another_ones_model_could_not_be_read_by_are_refused(tmp_pat
     ):
         program.run(options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--rl-1.lora.rank", "8"),
+            r"rl-1 goes on with the adapter of cold-start: --rl-1\.lora\.rank is 8, and --cold-",
+        ),
+        (("--sft-2.lora.alpha", "8"), r"--rl-2\.lora\.alpha is 32\.0, and --sft-2\.lora\.alpha is 8\.0; wanted the sa"),
+        (("--rl-2.lora.quantize", "int8"), r"--rl-2\.lora\.quantize is int8, and --sft-2\.lora\.quantize is none"),
+        (
+            ("--sft-2-from", "rl-1", "--sft-2.lora.rank", "8", "--rl-2.lora.rank", "8"),
+            r"sft-2 goes on with the adapter of rl-1: --sft-2\.lora\.rank is 8, and --rl-1\.lora\.rank is 32",
+        ),
+        (
+            ("--rl-1.questions.sources", "a", "b"),
+            r"--rl-1\.questions\.sources is a b, but .*; wanted --data\.questions",
+        ),
+        (("--reject.questions.sources", "a"), r"--reject\.questions\.sources is a, but .*; wanted --data\.questions"),
+        (("--rl-2.questions.split", "test"), r"--rl-2\.questions\.split is test, but .*; wanted --data\.split"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(
+    words: tuple[str, ...], more: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        program.run(program.parse(["nano", "--run", str(tmp_path / "run"), *words, *more]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_fine_tuning_of_the_base_may_have_another_adapter() -> None:
+    words = ("--sft-2.lora.rank", "8", "--rl-2.lora.rank", "8", "--sft-2.lora.quantize", "int8")
+    check(program.parse(["nano", *words, "--rl-2.lora.quantize", "int8"]).config)
+
+
+@pytest.mark.parametrize("option", ["--data.rows", "--data.heldout", "--reject.keep.decontaminate"])
+def test_a_missing_extra_leaves_nothing_behind(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = program.parse(["nano", "--run", str(tmp_path / "run"), option, "owner/name"])
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "datasets" else name)
+    with pytest.raises(ModuleNotFoundError, match=r"owner/name from the hub needs datasets: .*-app-pipeline\[hub\]'"):
+        program.run(options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_hub_is_not_missed_where_nothing_is_read_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    for source in ("nano:10", "sums:10?min_terms=2&max_terms=3", "owner/name", "chain_sum:10", "rows/none.jsonl"):
+        check_extras(program.parse(["nano", "--run", "run", "--data.rows", source]))
+    made = tmp_path / "run" / "data" / "heldout.jsonl"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    check_extras(program.parse(["nano", "--run", "run", "--data.rows", "another/name"]))
 
 
 def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(

@@ -46,7 +46,10 @@ class DataOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How every checkpoint is asked the held-out questions. The defaults are DeepSeek-R1's."""
+    """How every checkpoint is asked the held-out questions.
+
+    Temperature and top-p are DeepSeek-R1's. The model's dtype and the mesh are those of the cold start.
+    """
 
     samples: int = 1
     """Of each question."""
@@ -108,6 +111,6 @@ class Options:
     max_hours: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")] = None
     """Stop in time: save, and say how to go on."""
     dry_run: bool = False
-    """Show what would be done, with time and memory, and do nothing."""
+    """Show what would be done, with time and memory, and do nothing. What does not fit together is refused."""
     distributed: Distributed = Distributed()
     config: Annotated[PipelineConfig, tyro.conf.arg(name="")]

@@ -19,7 +19,8 @@ import psutil
 from rich.console import Console
 
 from coldforge.apps.pipeline import view
-from coldforge.apps.pipeline.config import Options, PipelineConfig, StageName
+from coldforge.apps.pipeline.checks import check, check_extras
+from coldforge.apps.pipeline.config import Options, StageName
 from coldforge.apps.pipeline.presets import PRESETS, default_run
 from coldforge.apps.pipeline.stages import Stage, stages_of
 from coldforge.apps.pipeline.work import Decision
@@ -54,7 +55,7 @@ def run(options: Options) -> int:
     chosen = within(options)
     if options.max_hours is not None and not options.max_hours > 0:
         raise ValueError(f"--max-hours is {options.max_hours}: a session without time does nothing; wanted more than 0")
-    check_models(options.config)
+    check(options.config)
     if options.dry_run:
         view.show_plan(foreseen(chosen, options), options, Console())
         return PASSED
@@ -62,30 +63,12 @@ def run(options: Options) -> int:
     from coldforge.stages import devices
     from coldforge.stages.find import find_weights
 
+    check_extras(options)
     find_weights(options.weights, options.config.cold_start.model.size)  # refuses before the run's directory is made
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     devices.join(options.distributed)
     with training.open_run(options.run, stage="pipeline", config=options.config, may_differ=("*",)) as opened:
         return work(options, opened)
-
-
-def check_models(config: PipelineConfig) -> None:
-    """Makes sure that all stages have one base, computed and trained in one way.
-
-    Raises:
-        ValueError: They have not: what one stage has made could not be read by the next.
-    """
-    models = {
-        "cold-start": config.cold_start.model, "rl-1": config.rl_1.model, "reject": config.reject.model,
-        "sft-2": config.sft_2.model, "rl-2": config.rl_2.model,
-    }  # fmt: skip
-    for name in ("size", "train", "dtype"):
-        values = {stage: getattr(model, name) for stage, model in models.items()}
-        if name == "train":
-            del values["reject"]  # it trains nothing
-        if len(set(values.values())) > 1:
-            said = ", ".join(f"--{stage}.model.{name} {value}" for stage, value in values.items())
-            raise ValueError(f"all stages need the same model.{name}, and there are {said}")
 
 
 def within(options: Options) -> list[Stage]:

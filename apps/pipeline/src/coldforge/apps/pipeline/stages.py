@@ -235,5 +235,6 @@ def _evaluation(
             )
         )  # fmt: skip
 
-    work = Work(name, {"config": chosen, **base, "seed": options.seed}, reads, ("config.slots",))
+    settings = {"config": chosen, **base, "seed": options.seed, "dtype": options.config.cold_start.model.dtype}
+    work = Work(name, settings, reads, ("config.slots",))
     return Stage(work, "evaluation", f"evaluation: {label}", call)

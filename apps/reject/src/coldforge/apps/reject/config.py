@@ -14,8 +14,11 @@ import tyro
 from coldforge.data.rejection import Selection
 from coldforge.stages.options import Distributed, MeshConfig, ModelConfig, QuestionOptions, SamplerOptions, Shown
 
-# Fields that decide neither samples (up to rounding) nor what is kept of them.
-MAY_DIFFER = ("mesh.*", "sampling.slots", "sampling.memory_gib", "sampling.prefill_chunk", "grading.*")
+# Fields that decide neither samples (up to rounding) nor what is kept of them; some of the model's are for training.
+MAY_DIFFER = (
+    "mesh.*", "model.train", "model.remat", "model.layers", "sampling.slots", "sampling.memory_gib",
+    "sampling.prefill_chunk", "grading.*",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
