@@ -12,7 +12,6 @@ from coldforge.data.tokens import Part
 from nano_corpus import Document
 
 DRILLS = frozenset(("facts", "direct", "products", "counts"))  # lines whose left side is drawn at random
-LOT = 4096  # documents that are encoded together
 
 
 class Example(NamedTuple):

@@ -216,6 +216,7 @@ def save_checkpoint(v: Variant, out: Path, rng: np.random.Generator) -> None:
     draw_weights(model, rng)
     model.tie_weights()
     model.to(v.dtype).save_pretrained(out, max_shard_size=v.max_shard_size)
+    (out / "generation_config.json").unlink()  # which nothing here reads
     for file in out.glob("model*"):
         file.chmod(0o644)  # safetensors writes 0600
     (out / "config_hub_style.json").write_text(json.dumps(hub_style(v), indent=1) + "\n")

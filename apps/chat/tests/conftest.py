@@ -5,10 +5,8 @@ Its weights are random, and its answers are noise of any length; what is tested 
 
 import io
 import os
-import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,15 +71,3 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def command() -> list[str]:
     """What runs the program in a process of its own."""
     return [sys.executable, "-c", "from coldforge.apps.chat.main import main; main()"]
-
-
-@pytest.fixture
-def program(command: list[str], environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the program without a terminal, in a process of its own."""
-
-    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *arguments], input=stdin, capture_output=True, encoding="utf-8", env=environment, check=False
-        )
-
-    return run

@@ -167,15 +167,6 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Variables for a process of its own: of a plain terminal, with an empty cache directory."""
-    inherited = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    if not inherited["JAX_COMPILATION_CACHE_DIR"]:
-        del inherited["JAX_COMPILATION_CACHE_DIR"]
-    return inherited | {"HOME": str(tmp_path), "TERM": "xterm-256color", "JAX_PLATFORMS": "cpu"}
-
-
 @pytest.fixture(scope="session")
 def short() -> tuple[str, ...]:
     """Four rollouts of two updates each, small ones, and a checkpoint after each update."""
