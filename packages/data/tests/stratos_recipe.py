@@ -93,7 +93,7 @@ def code(draw, serial):
 def science(draw, serial):
     form = draw.randrange(3)
     name = draw.choice(NAMES)
-    if form == 0:  # as the seed shows it: nothing but the value
+    if form == 0:  # the plain case: nothing but the value
         return (
             f"What is {serial} times 2?",
             reply(thought(draw, "Twice.", 2), str(2 * serial)),

@@ -1,9 +1,10 @@
 """`coldforge-sft PRESET`: the cold start, from a prepared data set to a model that passes its gate.
 
-In this order: the command line; what the run reads, checked without JAX; the run's directory; base weights and their
-identity, and the policy to go on with, if there is one; the compiled steps; training, from the newest checkpoint if
-there is one; the adapter; the gate; the report. JAX is imported after the parsing, so that `--help` takes half a
-second, and keeps what it compiles in the user's cache directory (unless JAX_COMPILATION_CACHE_DIR names another).
+In this order: the command line; what the run reads, checked before any device is touched; the grader, tried on the
+data's own replies; the run's directory; base weights and their identity, and the policy to go on with, if there is one;
+the compiled steps; training, from the newest checkpoint if there is one; the adapter; the gate; the report. JAX
+is imported after the parsing, so that `--help` takes half a second, and keeps what it compiles in the user's cache
+directory (unless JAX_COMPILATION_CACHE_DIR names another).
 
 Standard output holds the gate's table; all else goes to standard error. Exit codes: 0 the gate is passed; 2 something
 was given that is wrong; 3 the gate has failed; 4 training broke off (not finite, or the watchdog); 75 it stopped in
