@@ -224,9 +224,7 @@ def test_rows_are_split_over_the_axes_that_the_mesh_has(small):
 @pytest.mark.parametrize("whole", [False, True])
 def test_rows_that_the_mesh_does_not_divide(small, whole):
     batch, mesh = small.make_batch(0, 2), small.make_mesh(2, 4)
-    with pytest.raises(
-        ValueError, match=r"\['loss_weights'\] has shape \(2, 4, 6\), .* rows 8 ways.* \(data × fsdp\)"
-    ):
+    with pytest.raises(ValueError, match=r"\['loss_weights'\] has shape \(2, 4, 6\), .* rows 8 ways.* \(data × fsdp\)"):
         place_batch(batch, mesh=mesh, whole=whole)
 
 
