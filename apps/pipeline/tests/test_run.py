@@ -122,7 +122,8 @@ def test_from_goes_on_where_a_session_has_ended_early(run: Run) -> None:
 def test_stages_that_another_ones_model_could_not_be_read_by_are_refused(tmp_path: Path) -> None:
     config = PRESETS["nano"]()
     full = dataclasses.replace(config.rl_2, model=dataclasses.replace(config.rl_2.model, train="full"))
-    options = Options(run=tmp_path / "run", config=dataclasses.replace(config, rl_2=full))
+    changed = dataclasses.replace(config, rl_2=full)
+    options = Options(run=tmp_path / "run", weights=tmp_path / "nowhere", config=changed)
     with pytest.raises(
         ValueError, match=r"the same model\.train, and there are --cold-start\.model\.train lora, .*--rl-2"
     ):
@@ -155,8 +156,9 @@ def test_stages_that_another_ones_model_could_not_be_read_by_are_refused(tmp_pat
 def test_options_that_do_not_fit_together_are_refused(
     words: tuple[str, ...], more: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
+    line = ["nano", "--run", str(tmp_path / "run"), "--weights", "nowhere"]  # not refused, it ends there
     with pytest.raises(ValueError, match=said):
-        program.run(program.parse(["nano", "--run", str(tmp_path / "run"), *words, *more]))
+        program.run(program.parse([*line, *words, *more]))
     assert not (tmp_path / "run").exists()
 
 
@@ -167,7 +169,8 @@ def test_a_second_fine_tuning_of_the_base_may_have_another_adapter() -> None:
 
 @pytest.mark.parametrize("option", ["--data.rows", "--data.heldout", "--reject.keep.decontaminate"])
 def test_a_missing_extra_leaves_nothing_behind(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = program.parse(["nano", "--run", str(tmp_path / "run"), option, "owner/name"])
+    line = ["nano", "--run", str(tmp_path / "run"), "--weights", "nowhere"]
+    options = program.parse([*line, option, "owner/name"])
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "datasets" else name)
     with pytest.raises(ModuleNotFoundError, match=r"owner/name from the hub needs datasets: .*-app-pipeline\[hub\]'"):
         program.run(options)

@@ -15,9 +15,11 @@ from coldforge.stages.model import (
     AdapterError,
     abstract_model,
     adapted,
+    check_adapter,
     check_size,
     load_adapter,
     load_base,
+    lora_config,
     model_config,
     read_config,
     with_adapter,
@@ -128,6 +130,23 @@ def test_an_adapter_of_another_kind_is_named(
     with pytest.raises(AdapterError, match=said):
         load_adapter(model, tmp_path / "adapter")
     np.testing.assert_array_equal(values(model)[0], before[0])
+
+
+def test_an_adapter_goes_on_over_a_base_stored_as_its_run_says(
+    base: modeling.Gemma3, trained: modeling.Gemma3, tokenizer: Tokenizer, run: training.Run, tmp_path: Path
+) -> None:
+    small = LoraOptions(rank=4, alpha=8, quantize="int8")
+    describe(run, base, None, tokenizer, model=TINY, lora=small, dataset={})
+    save_model(run, trained, None, tokenizer, SavingOptions())
+    place = run.manifest.adapter_path
+    assert place is not None
+    check_adapter(place, base.config, lora_config(TINY, small))
+    with pytest.raises(
+        AdapterError, match=r"has a base stored as quantize int8 \(--lora\.quantize is none\)\. Pass its own"
+    ):
+        load_adapter(adapted(base, TINY, LORA, seed=0), place)
+    modeling.save_peft(trained, tmp_path / "adapter")  # of no run: nobody knows
+    check_adapter(tmp_path / "adapter", base.config, lora_config(TINY, small))
 
 
 def test_an_adapter_on_other_modules_or_for_other_models_is_named(

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from coldforge import modeling
+from coldforge import modeling, training
 from coldforge.modeling.config import layer_pattern
 from coldforge.modeling.init import state_shardings
 from coldforge.modeling.load import find_weights
 from coldforge.stages.devices import platform_of
 from coldforge.stages.options import LoraOptions, ModelConfig
+from coldforge.training.run import MANIFEST
 
 COMPARED = ("embed_dim", "mlp_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim")
 
@@ -119,14 +120,18 @@ def adapted(base: modeling.Gemma3, model: ModelConfig, lora: LoraOptions, *, see
 def check_adapter(directory: Path, sizes: modeling.Gemma3Config, have: modeling.LoraConfig | None) -> None:
     """Makes sure that an adapter is of a rank and an alpha, before any weights are read.
 
+    Where it lies in the run that has trained it, the base has to be stored as it was there: an adapter on int8 or nf4
+    makes up for what that takes from a base, and the policy is another one without it.
+
     Args:
         directory: In PEFT's format.
         sizes: Of the base.
         have: What the options name; None for no adapters.
 
     Raises:
-        AdapterError: It is of another; the message says which option to change.
+        AdapterError: It is of another, or the base was stored otherwise; the message says which option to change.
         FileNotFoundError: There is no adapter in `directory`.
+        RunError: The manifest of its run cannot be read.
     """
     found = modeling.peft_config(directory, sizes)
     if have is None:
@@ -136,8 +141,20 @@ def check_adapter(directory: Path, sizes: modeling.Gemma3Config, have: modeling.
         for name in ("rank", "alpha")
         if getattr(found, name) != getattr(have, name)
     ]
+    stored, quantize = _stored(directory), have.quantize or "none"
+    if stored not in (None, quantize):
+        odd.append(f"a base stored as quantize {stored} (--lora.quantize is {quantize})")
     if odd:
         raise AdapterError(f"the adapter in {directory} has {', '.join(odd)}. Pass its own")
+
+
+def _stored(adapter: Path) -> str | None:
+    """How the base was stored when an adapter was trained, as its run's manifest says; None where nobody says."""
+    run = adapter.absolute().parent
+    if not (run / MANIFEST).is_file():
+        return None
+    manifest = training.read_manifest(run)
+    return manifest.base.get("quantize") if manifest.adapter_path == run / adapter.name else None
 
 
 def load_adapter(model: modeling.Gemma3, directory: Path) -> None:
