@@ -19,14 +19,15 @@ class ModelConfig:
     """The base model, and how it is computed."""
 
     size: Literal["tiny", "nano", "270m", "1b", "4b", "12b", "27b"]
-    """Which Gemma3. tiny: random weights of a few thousand parameters, with the vocabulary of --tokenizer.
+    """Which Gemma3. tiny: random weights, about 100,000 with a vocabulary of 512; it has that of --tokenizer.
     nano: the one that coldforge-nano brings."""
     train: Literal["lora", "full"] = "lora"
     """What is trained: adapters on a frozen base, or every parameter (in float32)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the base and of the arithmetic. auto: float32 on a CPU, bfloat16 elsewhere."""
     remat: Literal["none", "block", "full"] = "block"
-    """What the backward pass computes again: nothing, all but attention, everything."""
+    """What the backward pass computes again. none: no products of matrices; block: those before and behind attention,
+    and the first two of the MLP's; full: everything."""
     layers: Literal["auto", "scan", "unroll"] = "auto"
     """Compile a block of layers once (scan), or every layer. auto: scan on TPU."""
 
@@ -91,7 +92,7 @@ class QuestionOptions:
     heldout: int = 200
     """Questions that are never trained on: asked before, on the way and after."""
     seed: int = 0
-    """Of reasoning-gym's tasks, and of the order."""
+    """Of reasoning-gym's tasks, and of the order in which coldforge-grpo asks."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """What becomes of a row without a question or an answer: the run does not begin, or it is dropped and counted."""
     on_long: Literal["refuse", "drop"] = "refuse"
@@ -103,7 +104,7 @@ class SamplerOptions:
     """The room that the sampler has on this machine's devices."""
 
     slots: int | None = None
-    """Samples that run at the same time; None: as many as memory-gib holds."""
+    """Samples that run at the same time; None: as many as memory-gib holds, at most 256 a device (128 on a CPU)."""
     memory_gib: float | None = None
     """What sampling may take on each device beside the weights; None: 70 % of what is free (2 on a CPU)."""
     kv: Literal["model", "bf16", "int8"] = "model"

@@ -25,7 +25,7 @@ from coldforge.stages.options import LoraOptions, ModelConfig, QuestionOptions
 
 
 def tiny() -> GrpoRunConfig:
-    """A Gemma3 of a few thousand parameters, to see everything happen in a minute or two.
+    """A Gemma3 of about 100,000 parameters, to see everything happen in a minute or two.
 
         coldforge-grpo tiny --from SFT_RUN --run RUN --questions.sources QUESTIONS.jsonl
 

@@ -14,7 +14,7 @@ from coldforge.stages.options import ModelConfig, QuestionOptions
 
 
 def tiny() -> RejectConfig:
-    """A Gemma3 of a few thousand parameters, to see everything happen in a minute or two.
+    """A Gemma3 of about 100,000 parameters, to see everything happen in a minute or two.
 
         coldforge-reject tiny --from GRPO_RUN --out DATA --questions.sources QUESTIONS.jsonl
 

@@ -17,7 +17,7 @@ from coldforge.stages.options import LoraOptions, MeshConfig, ModelConfig
 
 
 def tiny() -> SftConfig:
-    """A random Gemma3 of a few thousand parameters, to see everything happen; it learns its data by heart.
+    """A random Gemma3 of about 100,000 parameters, to see everything happen; it learns its data by heart.
 
         coldforge-sft tiny --tokenizer tokenizer.model --data DATA --run RUN
 
