@@ -201,8 +201,9 @@ def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
-def test_no_stage_begins_when_the_time_is_used_up(run: Run, tmp_path: Path) -> None:
+def test_no_stage_begins_when_the_time_is_used_up(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(max_hours=1e-6) == (75, [])
+    assert capsys.readouterr().err.count("start the same command again") == 1
     assert training.read_manifest(tmp_path / "run").status == "stopped"
 
 

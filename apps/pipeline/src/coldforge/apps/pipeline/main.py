@@ -118,6 +118,7 @@ def work(options: Options, run: "training.Run") -> int:
             continue
         if out_of_time(options.max_hours):
             code = STOPPED
+            notes.print(run.how_to_continue(), soft_wrap=True, markup=False)  # a stage that stops says it itself
             break
         view.heading(number, len(plan), stage, decision, notes)
         try:
@@ -132,8 +133,6 @@ def work(options: Options, run: "training.Run") -> int:
     status, note = ENDS[code]
     tell(options, run, ledger, chosen, status, note)
     run.close(status, note)
-    if code == STOPPED:
-        notes.print(run.how_to_continue(), soft_wrap=True, markup=False)
     return code
 
 
