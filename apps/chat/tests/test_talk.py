@@ -230,6 +230,7 @@ def test_auto_is_the_faster_type(model: Path, tokenizer: Tokenizer, monkeypatch:
     assert open_model(model, tokenizer, "auto").dtype == "bfloat16"
 
 
+@pytest.mark.whole
 def test_an_adapter_is_put_on_the_weights(model: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     base = load(model)
     adapted = add_lora(base, LoraConfig(rank=2), rngs=nnx.Rngs(0))

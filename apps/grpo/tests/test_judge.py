@@ -116,6 +116,7 @@ def test_rewards_are_those_of_weights_other_than_zero() -> None:
         weighted_rewards(RewardOptions(accuracy=0.0, format=0.0), FORM, limit=100)
 
 
+@pytest.mark.whole
 def test_a_tasks_own_scorer_says_what_is_right(judge: Callable[..., Judge]) -> None:
     """Countdown has many right answers: 'the' answer is only one of them."""
     pytest.importorskip("reasoning_gym")
@@ -129,6 +130,7 @@ def test_a_tasks_own_scorer_says_what_is_right(judge: Callable[..., Judge]) -> N
         assert found.parts["accuracy"][2] < 0.1, "what the task pays for it"
 
 
+@pytest.mark.whole
 def test_a_check_that_hangs_costs_its_sample(judge: Callable[..., Judge], tmp_path: Path) -> None:
     path = tmp_path / "roots.jsonl"
     rows = ({"question": text, "answer": r"\sqrt{2}", "kind": "expression"} for text in ("Which root?", "What root?"))

@@ -9,7 +9,7 @@ import pytest
 
 from coldforge import modeling, training
 
-pytestmark = pytest.mark.whole
+pytestmark = pytest.mark.slow  # the default run has two processes (test_processes.py)
 
 ONE_ROLLOUT = (
     "--loop.steps", "1", "--algorithm.minibatches", "1", "--rows.rows", "8", "--loop.texts", "16", "--policy.beta", "0",
@@ -39,8 +39,8 @@ def logits(path: Path) -> np.ndarray:
     "mesh",
     [
         ("--mesh.data", "2", "--mesh.fsdp", "2", "--mesh.tensor", "2"),
-        pytest.param(("--mesh.data", "8", "--mesh.shard-optimizer"), marks=pytest.mark.slow),
-        pytest.param(("--mesh.fsdp", "8"), marks=pytest.mark.slow),
+        ("--mesh.data", "8", "--mesh.shard-optimizer"),
+        ("--mesh.fsdp", "8"),
     ],
     ids=["all axes", "data", "fsdp"],
 )

@@ -343,6 +343,7 @@ def rl(start: Path, run: Path, questions: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_7_the_reference_is_the_policy_that_reinforcement_learning_starts_from(
     endless: tuple[int, Path, set[str]], said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_the_same_command_again_shows_what_is_there_and_other_options_are_refuse
     assert len({record.question for record in kept}) == len(kept) > 0
 
 
+@pytest.mark.whole
 def test_nothing_kept_is_exit_code_1_with_the_reasons(
     start_lora: Path, words: Program, tmp_path: Path, exit_code: Code, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,7 @@ def test_training_goes_on_with_the_adapter_of_another_run(
     assert re.search("start: it has '[0-9a-f]{64}', here it is 'base'", capsys.readouterr().err)
 
 
-@pytest.mark.whole
+@pytest.mark.slow
 def test_training_goes_on_with_a_whole_model(finished: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert exit_code(words(run, *SHORT, "--from", str(finished), "--optimizer.learning-rate", "1e-12")) == 0

@@ -30,6 +30,7 @@ def test_code_and_proofs_are_not_graded_and_choices_are_compared_as_text() -> No
     assert [reply.correct for reply in found] == [None, True, False]
 
 
+@pytest.mark.whole
 def test_computer_algebra_has_the_last_word_and_a_limit(caplog: pytest.LogCaptureFixture) -> None:
     expression = replace(RECORD, kind=AnswerKind.EXPRESSION, answer=r"\frac{x}{2}")
     answers = ["0.5x", "9^{9^{9^{9}}}", "2x"]

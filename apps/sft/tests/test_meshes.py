@@ -14,11 +14,8 @@ pytestmark = pytest.mark.whole
 
 ONE = {"rows": 8, "accumulation": 1}
 HELD_OUT = {"held out": True}
-MESHES = [
-    {"mesh": {"data": 8, "shard_optimizer": True}},
-    {"mesh": {"data": 1, "fsdp": 8}},
-    {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}},
-]
+ALL_AXES = {"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}
+COPIES, SPLIT = {"mesh": {"data": 8, "shard_optimizer": True}}, {"mesh": {"data": 1, "fsdp": 8}}
 
 
 @pytest.fixture
@@ -50,9 +47,20 @@ def results(*started: tuple["subprocess.Popen[str]", Path]) -> list[list[float]]
     return [losses for _, out in started for losses in json.loads(out.read_text())]
 
 
-def test_losses_are_equal_on_every_mesh_and_for_every_accumulation(start: Callable[..., object]) -> None:
-    alone = results(start([ONE | HELD_OUT, {"rows": 4, "accumulation": 2}, {"rows": 1, "accumulation": 8}], 1))
-    eight = results(start([ONE | HELD_OUT | MESHES[0], ONE | MESHES[1], ONE | MESHES[2]], 8))
+@pytest.mark.parametrize(
+    ("parts", "meshes"),
+    [
+        ({"rows": 1, "accumulation": 8}, [ALL_AXES]),
+        pytest.param({"rows": 4, "accumulation": 2}, [COPIES, SPLIT], marks=pytest.mark.slow),
+    ],
+    ids=["all axes", "copies, split"],
+)
+def test_losses_are_equal_on_every_mesh_and_for_every_accumulation(
+    start: Callable[..., object], parts: dict, meshes: list[dict]
+) -> None:
+    alone = results(start([ONE | HELD_OUT, parts], 1))
+    first, *others = meshes
+    eight = results(start([ONE | HELD_OUT | first, *(ONE | mesh for mesh in others)], 8))
     wanted = alone[0]
     assert wanted[-1] < wanted[0] - 1, "it learns"
     np.testing.assert_allclose(eight[0], wanted, rtol=0, atol=1e-5)

@@ -133,6 +133,7 @@ def test_twenty_kills_in_a_row(
     assert curves(run) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_file_and_loses_nothing(
     tmp_path: Path,
     command: Callable[..., list[str]],

@@ -30,6 +30,7 @@ def table():
             yield verdict, gold, answer, json.loads(options or "{}")
 
 
+@pytest.mark.whole
 def test_the_table_of_answers_holds_for_tasks(pool):
     """The table that rewards are held to, through the verifier that a task with our format is given."""
     rows, wrong = list(table()), []

@@ -117,6 +117,7 @@ def test_any_file_of_questions(tmp_path):
     assert [each.correct for each in judged] == [True, True, True]
 
 
+@pytest.mark.whole
 def test_reasoning_gym_by_task_and_by_suite():
     task = open_task("chain_sum:5?max_terms=3")
     assert (task.name, len(task.questions), task.chance) == ("chain_sum", 5, 0.0)
@@ -130,6 +131,7 @@ def test_reasoning_gym_by_task_and_by_suite():
     assert len(suite.questions) == 2 * len(SUITES["algebra"])
 
 
+@pytest.mark.whole
 def test_evaluation_asks_other_questions_than_training():
     spec = "chain_sum:50"
     trained = {question.text for question in open_questions([spec])}
@@ -137,6 +139,7 @@ def test_evaluation_asks_other_questions_than_training():
     assert not trained & asked
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_can_be_asked_without_a_hash_seed(monkeypatch, name):
     monkeypatch.delenv("PYTHONHASHSEED", raising=False)

@@ -36,6 +36,7 @@ def reference(logits: np.ndarray, temperature: float, top_k: int, top_p: float) 
     return p / p.sum(), logprobs
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p", "spread"),
     [

@@ -161,6 +161,7 @@ def test_p_values_are_those_of_the_exact_test():
         assert paired(base, tuned).p_value == pytest.approx(wanted)
 
 
+@pytest.mark.whole
 def test_the_interval_of_the_difference_covers_the_truth_also_for_few_prompts():
     rng = np.random.default_rng(1)
     for n, up, down in [(40, 0.05, 0.15), (100, 0.02, 0.02), (80, 0.0, 0.5)]:

@@ -170,6 +170,7 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.whole
 def test_a_killed_process_loses_no_line(tmp_path):
     code = """
         import sys

@@ -224,6 +224,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.whole
 def test_two_processes_do_not_write_one_run(tmp_path):
     path = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as holder:

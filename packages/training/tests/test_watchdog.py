@@ -81,6 +81,7 @@ def test_healthy_runs_are_left_in_peace(seed):
     noise=st.floats(0, 0.15),
     final=st.floats(0, 0.5),
 )
+@pytest.mark.whole
 def test_healthy_runs_of_many_shapes_are_left_in_peace(seed, steps, noise, final):
     watchdog = Watchdog(WatchdogConfig(vocab_size=VOCAB))
     found = [str(f) for step, metrics in healthy(seed, steps, noise, final) for f in watchdog.observe(step, metrics)]
