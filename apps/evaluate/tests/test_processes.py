@@ -13,7 +13,9 @@ from coldforge.apps.evaluate.main import main
 from coldforge.eval import find_samples, read_results
 from coldforge.stages.testing import Ended, run_together
 
-pytestmark = pytest.mark.whole
+pytestmark = (
+    pytest.mark.slow
+)  # the default run has two processes of coldforge.rollout, coldforge-sft and coldforge-grpo
 
 PROGRAM = "from coldforge.apps.evaluate.main import main; main()"
 FULL_DISK = """
@@ -101,7 +103,6 @@ def test_two_processes_find_what_one_does(
     assert "sampling.temperature" not in others_notes
 
 
-@pytest.mark.slow
 def test_an_error_of_the_first_process_ends_the_other_too(
     words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:
@@ -111,7 +112,6 @@ def test_an_error_of_the_first_process_ends_the_other_too(
     assert other != 0
 
 
-@pytest.mark.slow
 def test_stopped_in_time_both_go_on_with_the_same_samples(
     words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:
