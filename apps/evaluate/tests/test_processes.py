@@ -13,9 +13,8 @@ from coldforge.apps.evaluate.main import main
 from coldforge.eval import find_samples, read_results
 from coldforge.stages.testing import Ended, run_together
 
-pytestmark = (
-    pytest.mark.slow
-)  # the default run has two processes of coldforge.rollout, coldforge-sft and coldforge-grpo
+# The default run has two processes of coldforge.rollout, coldforge-sft and coldforge-grpo.
+pytestmark = pytest.mark.slow
 
 PROGRAM = "from coldforge.apps.evaluate.main import main; main()"
 FULL_DISK = """
