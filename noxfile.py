@@ -18,7 +18,7 @@ lie in .nox, as do the compilation cache that all sessions share and the built w
 `--frozen`, because the committed uv.lock is address-free and completed on first use (tools/lock.py).
 
 A Python that is not to be found is downloaded by uv; where that fails, its sessions are skipped with a warning on a
-developer's machine, and fail where CI is set. Long checks do not belong to the default: `@nox.session(default=False)`.
+developer's machine, and fail where CI is set. Long checks do not belong to the default, which `everything` lists.
 """
 
 import os
@@ -124,34 +124,44 @@ def everything(session: nox.Session) -> None:
     """Every check, as many sessions at a time as there are processors (8 at most), each with its tests in one process.
 
     A session by itself leaves processors idle: while uv resolves and unpacks, while the last file of a suite runs. What
-    it prints is shown when it has ended.
+    one prints is shown when it has ended; until then it lies in .nox/logs. Options of nox and pytest are for `-s NAME`.
     """
+    if session.posargs:
+        session.error(f"all sessions take no {' '.join(session.posargs)}; wanted nox -s NAME -- …")
     tests, wheels = (
         [kind.format(member.name) for member in MEMBERS.values()] for kind in ("tests-3.12({})", "wheel({}-lowest)")
     )
     names = [*LONGEST, *(name for name in ["lint", "root", *tests, *wheels] if name not in LONGEST)]
     at_once = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    logs = ROOT / ".nox" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
     failed = []
     with ThreadPoolExecutor(at_once) as pool:
-        begun = {pool.submit(one, name): name for name in names}
-        for number, done in enumerate(as_completed(begun), 1):
-            name, (code, said, seconds) = begun[done], done.result()
-            failed += [name] if code else []
-            print(said, end="", flush=True)
-            session.log(f"{number} of {len(names)}: {name} {'failed' if code else 'passed'} in {seconds:.0f} s")
+        begun = {pool.submit(one, name, logs / f"{name}.log"): name for name in names}
+        try:
+            for number, done in enumerate(as_completed(begun), 1):
+                name, (code, seconds) = begun[done], done.result()
+                failed += [name] if code else []
+                print((logs / f"{name}.log").read_text(encoding="utf-8", errors="replace"), end="", flush=True)
+                session.log(f"{number} of {len(names)}: {name} {'failed' if code else 'passed'} in {seconds:.0f} s")
+        except BaseException:  # Ctrl-C above all, which the sessions under way have got as well
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failed:
         session.error(f"failed: {', '.join(failed)}")
 
 
-def one(name: str) -> tuple[int, str, float]:
-    """Runs a session in a nox of its own: exit code, all that it prints, seconds."""
+def one(name: str, log: Path) -> tuple[int, float]:
+    """Runs a session in a nox of its own, which writes to `log`; returns its exit code, and seconds."""
     command = [sys.executable, "-m", "nox", "--noxfile", __file__, "--session", name]
+    print(f"begun: {name}, {log}", flush=True)
     begin = time.monotonic()
-    done = subprocess.run(
-        [*command, *([] if name in ("lint", "root") else ["--", "-n", "0"])], check=False, encoding="utf-8",
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    return done.returncode, done.stdout, time.monotonic() - begin
+    with log.open("wb") as file:
+        done = subprocess.run(
+            [*command, *([] if name in ("lint", "root") else ["--", "-n", "0"])], check=False,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    return done.returncode, time.monotonic() - begin
 
 
 @nox.session(python="3.12")

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,11 +33,19 @@ def test_every_member_has_its_sessions(sessions):
     assert {"lint", "root", "wheels"} <= names
 
 
-def test_all_is_every_session_that_is_a_check(noxfile, sessions, monkeypatch, capsys):
+def test_all_is_every_session_that_is_a_check(noxfile, sessions, monkeypatch, capsys, tmp_path):
     ran = []
-    monkeypatch.setattr(noxfile, "one", lambda name: (ran.append(name), (name == "root", f"said by {name}\n", 1.0))[1])
+
+    def one(name, log):
+        ran.append(name)
+        log.write_bytes(f"said by {name}\xff\n".encode("latin-1"))
+        return int(name == "root"), 1.0
+
+    monkeypatch.setattr(noxfile, "one", one)
+    monkeypatch.setattr(noxfile, "ROOT", tmp_path)
 
     class Session:
+        posargs = ()
         log = staticmethod(print)
 
         @staticmethod
@@ -48,14 +58,30 @@ def test_all_is_every_session_that_is_a_check(noxfile, sessions, monkeypatch, ca
     assert sorted(ran) == sorted(checks)
     assert ran[0] == noxfile.LONGEST[0]
     said = capsys.readouterr().out
-    assert "said by lint\n" in said
+    assert "said by lint\N{REPLACEMENT CHARACTER}\n" in said
     assert f" of {len(checks)}: root failed in 1 s" in said
 
 
-def test_a_session_in_a_nox_of_its_own(noxfile):
-    code, said, seconds = noxfile.one("no-such-session")
+def test_ctrl_c_begins_no_other_session(noxfile, monkeypatch, tmp_path):
+    ran = []
+
+    def one(name, log):
+        ran.append(name)
+        if len(ran) > 1:
+            time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(noxfile, "one", one)
+    monkeypatch.setattr(noxfile, "ROOT", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        noxfile.everything.func(SimpleNamespace(posargs=(), log=print))
+    assert len(ran) < 20
+
+
+def test_a_session_in_a_nox_of_its_own(noxfile, tmp_path):
+    code, seconds = noxfile.one("no-such-session", tmp_path / "log")
     assert code != 0
-    assert "no-such-session" in said
+    assert "no-such-session" in (tmp_path / "log").read_text()
     assert seconds > 0
 
 

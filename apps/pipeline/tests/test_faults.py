@@ -343,18 +343,22 @@ def rl(start: Path, run: Path, questions: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_7_the_reference_is_the_policy_that_reinforcement_learning_starts_from(
-    endless: tuple[int, Path, set[str]], said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import jax
-
-    _, start, _ = endless
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """Questions; one is too long, so that the option for such is read."""
     questions = nano.write_questions(tmp_path / "questions.jsonl", 40)
-    with questions.open("a") as file:  # one that is too long, so that the option for such is read
+    with questions.open("a") as file:
         file.write(json.dumps({"question": "What is the sum of " + "1 + " * 200 + "1?", "answer": "201"}) + "\n")
-    more = ("--force", "--rewards.language", "0.1", "--questions.on-long", "drop")
-    options = parse_grpo(rl(start, tmp_path / "own", questions, *more))
+    return questions
+
+
+LANGUAGE = ("--force", "--rewards.language", "0.1", "--questions.on-long", "drop")
+
+
+def test_7_the_reference_is_the_policy_that_reinforcement_learning_starts_from(
+    endless: tuple[int, Path, set[str]], asked: Path, tmp_path: Path
+) -> None:
+    options = parse_grpo(rl(endless[1], tmp_path / "own", asked, *LANGUAGE))
     with pytest.MonkeyPatch.context() as patch:
         reads = Reads(options.config, patch)
         code = run_grpo(options)
@@ -363,13 +367,20 @@ def test_7_the_reference_is_the_policy_that_reinforcement_learning_starts_from(
     _, [first] = training.read_metrics(tmp_path / "own")["policy/kl_k3"]
     assert abs(first) < 1e-6
 
+
+@pytest.mark.slow
+def test_7_a_reference_that_is_another_model_ends_the_run(
+    endless: tuple[int, Path, set[str]], asked: Path, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import jax
+
     def from_the_base(state: Any, config: Any) -> Any:
         """What the ruined run did: the adapter of the cold start is missing from the reference."""
         return made(state, config)._replace(reference=jax.tree.map(lambda x: 0 * x, state.params))
 
     made = grpo.new_start
     monkeypatch.setattr(grpo, "new_start", from_the_base)
-    code, message = said(coldforge_grpo, rl(start, tmp_path / "other", questions, *more))
+    code, message = said(coldforge_grpo, rl(endless[1], tmp_path / "other", asked, *LANGUAGE))
     assert code == 4
     assert "nats a token before any update" in message
     assert "the reference is not the policy that the run starts from, but another model, as the base" in message

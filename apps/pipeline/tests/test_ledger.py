@@ -97,6 +97,17 @@ def test_a_directory_without_an_entry_is_moved_away_before_the_stage_begins(tmp_
         assert not (run.path / "data" / "old").exists()
 
 
+def test_what_no_longer_counts_redoes_nothing(tmp_path: Path) -> None:
+    """A version that leaves a field out of the fingerprint takes what one that counted it has made."""
+    counted = [*works()[:1], Work("cold-start", works()[1].settings, ("data",)), works()[2]]
+    with open_run(tmp_path / "run") as run:
+        do(run, counted)
+        assert fingerprint(counted[1], {}) != fingerprint(works()[1], {})
+        assert do(run, works()) == ["done"] * 3
+        assert do(run, works(eval_every=9)) == ["done"] * 3
+        assert do(run, works(rate=0.25)) == ["done", "again", "again"]
+
+
 def test_a_stage_can_be_asked_for_again(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
         do(run, works())

@@ -183,11 +183,9 @@ def test_the_hub_is_not_missed_where_nothing_is_read_from_it(tmp_path: Path, mon
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
     for source in ("nano:10", "sums:10?min_terms=2&max_terms=3", "owner/name", "chain_sum:10", "rows/none.jsonl"):
-        check_extras(program.parse(["nano", "--run", "run", "--data.rows", source]))
-    made = tmp_path / "run" / "data" / "heldout.jsonl"
-    made.parent.mkdir(parents=True)
-    made.touch()
-    check_extras(program.parse(["nano", "--run", "run", "--data.rows", "another/name"]))
+        check_extras(program.parse(["nano", "--run", "run", "--data.rows", source]).config, {"data", "reject"})
+    words = ["nano", "--run", "run", "--data.rows", "another/name", "--reject.keep.decontaminate", "one/more"]
+    check_extras(program.parse(words).config, {"cold-start", "evaluation"})  # both are done, or not to be done
 
 
 def test_a_dry_run_writes_nothing_and_tells_what_would_be_done(

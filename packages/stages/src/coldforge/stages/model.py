@@ -131,7 +131,6 @@ def check_adapter(directory: Path, sizes: modeling.Gemma3Config, have: modeling.
     Raises:
         AdapterError: It is of another, or the base was stored otherwise; the message says which option to change.
         FileNotFoundError: There is no adapter in `directory`.
-        RunError: The manifest of its run cannot be read.
     """
     found = modeling.peft_config(directory, sizes)
     if have is None:
@@ -153,7 +152,10 @@ def _stored(adapter: Path) -> str | None:
     run = adapter.absolute().parent
     if not (run / MANIFEST).is_file():
         return None
-    manifest = training.read_manifest(run)
+    try:
+        manifest = training.read_manifest(run)
+    except training.RunError:  # a data set's, say, which has the same name
+        return None
     return manifest.base.get("quantize") if manifest.adapter_path == run / adapter.name else None
 
 

@@ -6,11 +6,11 @@ installed, and would be missed hours later.
 
 import dataclasses
 import re
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-from coldforge.apps.pipeline.config import Options, PipelineConfig
-from coldforge.apps.pipeline.data import Places
+from coldforge.apps.pipeline.config import PipelineConfig
 from coldforge.data.sources import is_hub_name, is_row_file
 from coldforge.stages.options import LoraOptions, QuestionOptions
 
@@ -90,17 +90,17 @@ def check_questions(config: PipelineConfig) -> None:
                 )
 
 
-def check_extras(options: Options) -> None:
-    """Makes sure that what reads the hub is installed, where something is still to be read from there.
+def check_extras(config: PipelineConfig, todo: Collection[str]) -> None:
+    """Makes sure that what reads the hub is installed, where one of the stages to be done reads from there.
 
     Raises:
         ModuleNotFoundError: It is not; the extra is named.
     """
-    config = options.config
-    named = [*config.reject.keep.decontaminate, *config.reject.chat.sources]
-    if not Places.under(options.run / "data").heldout.exists():  # what the first stage writes last
-        data = config.data
+    data, named = config.data, list[str]()
+    if "data" in todo:
         named += [*data.rows, *data.questions, *data.heldout, *data.prepare.decontaminate]
+    if "reject" in todo:
+        named += [*config.reject.keep.decontaminate, *config.reject.chat.sources]
     for spec in named:
         path = Path(spec)
         name = re.split("[:@]", spec)[0]

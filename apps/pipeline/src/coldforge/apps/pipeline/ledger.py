@@ -67,6 +67,9 @@ class Ledger:
             return Decision("again", [ASKED], asked=True)
         if entry["fingerprint"] != self._wanted[work.name]:
             changed, others = self._changes(work, entry, reads)
+            if not changed and not others:  # of an earlier version, which counted what does not decide the result
+                self._wanted[work.name] = entry["fingerprint"]
+                return Decision("done" if entry["status"] == "finished" else "go on")
             only_last = not others and all(_matches(name, work.last) for name in changed)
             return Decision("remake" if only_last else "again", [*changed.values(), *others], asked=again)
         return Decision("done" if entry["status"] == "finished" else "go on")

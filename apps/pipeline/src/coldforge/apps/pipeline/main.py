@@ -56,14 +56,15 @@ def run(options: Options) -> int:
     if options.max_hours is not None and not options.max_hours > 0:
         raise ValueError(f"--max-hours is {options.max_hours}: a session without time does nothing; wanted more than 0")
     check(options.config)
+    plan = foreseen(chosen, options)
     if options.dry_run:
-        view.show_plan(foreseen(chosen, options), options, Console())
+        view.show_plan(plan, options, Console())
         return PASSED
     from coldforge import training
     from coldforge.stages import devices
     from coldforge.stages.find import find_weights
 
-    check_extras(options)
+    check_extras(options.config, {stage.group for stage, what in plan if what is None or what.todo != "done"})
     find_weights(options.weights, options.config.cold_start.model.size)  # refuses before the run's directory is made
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     devices.join(options.distributed)
