@@ -13,8 +13,7 @@ from coldforge.apps.evaluate.main import main
 from coldforge.eval import find_samples, read_results
 from coldforge.stages.testing import Ended, run_together
 
-# The default run has two processes of coldforge.rollout, coldforge-sft and coldforge-grpo.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.whole
 
 PROGRAM = "from coldforge.apps.evaluate.main import main; main()"
 FULL_DISK = """
@@ -102,6 +101,7 @@ def test_two_processes_find_what_one_does(
     assert "sampling.temperature" not in others_notes
 
 
+@pytest.mark.slow
 def test_an_error_of_the_first_process_ends_the_other_too(
     words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:
@@ -111,6 +111,7 @@ def test_an_error_of_the_first_process_ends_the_other_too(
     assert other != 0
 
 
+@pytest.mark.slow
 def test_stopped_in_time_both_go_on_with_the_same_samples(
     words: list[str], together: Callable[..., list[Ended]], tmp_path: Path
 ) -> None:

@@ -116,7 +116,6 @@ def test_rewards_are_those_of_weights_other_than_zero() -> None:
         weighted_rewards(RewardOptions(accuracy=0.0, format=0.0), FORM, limit=100)
 
 
-@pytest.mark.whole
 def test_a_tasks_own_scorer_says_what_is_right(judge: Callable[..., Judge]) -> None:
     """Countdown has many right answers: 'the' answer is only one of them."""
     pytest.importorskip("reasoning_gym")

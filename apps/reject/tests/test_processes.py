@@ -68,7 +68,7 @@ def test_a_run_that_is_killed_and_stopped_goes_on_to_the_same_bytes(
     assert sorted(pieces) == [(question, first) for question in range(20) for first in (0, 8)], "each once"
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_two_processes_sample_their_shares_of_the_same_data_set(
     command: Program, mixed: tuple[str, ...], variables: dict[str, str], finished: Path, tmp_path: Path
 ) -> None:

@@ -39,7 +39,7 @@ def test_two_processes() -> None:
     script = str(Path(__file__).with_name("process_of_two.py"))
     port = str(free_port())
     said = run_all([[sys.executable, script, port, str(rank)] for rank in range(2)], env=environment, timeout=120)
-    assert said[0].code == WRONG, "it leaves the others"
+    assert said[0].code == WRONG, "it leaves the others, who end without it"
     found = [json.loads(one.out.splitlines()[-1]) for one in said]  # Gloo writes above it
     shares, firsts = [one.pop("shares") for one in found], [one.pop("first") for one in found]
     assert firsts == [True, False]

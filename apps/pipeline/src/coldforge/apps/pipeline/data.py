@@ -1,11 +1,11 @@
-"""The first stage: rows for the cold start, questions to train on, questions that are held out. Without JAX.
+"""The first stage: rows for the cold start, questions to train on, questions that are held out.
 
     data/rows/            a data set, as coldforge-prepare writes it
     data/questions.jsonl  what reinforcement learning and rejection sampling ask
     data/heldout.jsonl    what every checkpoint is evaluated on
     data/overlap.json     what was left out so that no question is on two sides
 
-In this order: rows; held-out questions, less those that the rows hold; questions, less those that are held out. Each
+It imports JAX when it writes. In this order: rows; held-out questions, less those that the rows hold; questions, less those that are held out. Each
 file is written whole, so that a run that is killed goes on with the next.
 
 Two families of coldforge-nano, whose splits do not overlap to begin with, have names of their own: `nano:COUNT`, that
