@@ -5,8 +5,8 @@
     data/heldout.jsonl    what every checkpoint is evaluated on
     data/overlap.json     what was left out so that no question is on two sides
 
-It imports JAX when it writes. In this order: rows; held-out questions, less those that the rows hold; questions, less those that are held out. Each
-file is written whole, so that a run that is killed goes on with the next.
+In this order: rows; held-out questions, less those that the rows hold; questions, less those that are held out. Each
+file is written whole, so that a run that is killed goes on with the next. JAX is imported when something is written.
 
 Two families of coldforge-nano, whose splits do not overlap to begin with, have names of their own: `nano:COUNT`, that
 of the embedded model, and `sums:COUNT?min_terms=2&max_terms=3&…`, sums with options of reasoning-gym's chain_sum, all
