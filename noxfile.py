@@ -303,6 +303,9 @@ PLANS = (
     "grpo gemma3-1b --topology v5e:2x4 --rollout.max-new-tokens 7680",
     "grpo r1 --topology v5e:2x4",
     "grpo r1 --topology v5e:2x4 --mesh.fsdp 8",
+    "sft gemma3-4b --topology v5e:8x8 --batches.rows 64 --lora.quantize none",
+    "grpo gemma3-1b --topology v5e:8x8 --model.size 4b --rollout.questions 64 --rollout.max-new-tokens 2048 "
+    "--rows.rows 16 --mesh.tensor 4",
 )
 
 

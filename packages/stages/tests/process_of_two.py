@@ -1,8 +1,9 @@
 """One of two processes of four devices each (started by test_devices.py).
 
-    process_of_two.py PORT RANK
+    process_of_two.py PORT RANK [leave]
 
 Prints as JSON what it has got from the first process, and which rows it reads under some meshes.
+`leave`: the first one ends without a word.
 """
 
 import json
@@ -15,7 +16,7 @@ from coldforge.stages import devices
 from coldforge.stages.options import Distributed, MeshConfig
 
 
-def main(port: str, rank: int) -> None:
+def main(port: str, rank: int, leave: bool = False) -> None:
     devices.join(Distributed(initialize=True, coordinator=f"localhost:{port}", processes=2, process=rank))
     own = {
         "rewards": np.array([[0.1, np.pi], [1e-300, -np.inf]]) * (1 if rank == 0 else 0),  # float64
@@ -52,9 +53,9 @@ def main(port: str, rank: int) -> None:
         "shares": {name: devices.row_share(devices.make_mesh(mesh)) for name, mesh in meshes.items()},
         "devices": jax.device_count(),
     }), flush=True)  # fmt: skip
-    if rank == 0:
+    if leave and rank == 0:
         devices.leave_the_others()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:] == ["leave"])

@@ -12,7 +12,7 @@ import pytest
 from coldforge.stages.devices import everybodys, first, from_first, make_mesh, row_share, use
 from coldforge.stages.options import MeshConfig
 from coldforge.stages.program import WRONG
-from coldforge.stages.testing import free_port, run_all
+from coldforge.stages.testing import Ended, free_port, run_all
 
 pytestmark = pytest.mark.whole
 
@@ -34,12 +34,21 @@ def test_a_process_alone_keeps_its_own() -> None:
     assert not everybodys(False)
 
 
-def test_two_processes() -> None:
+def two(*more: str) -> list[Ended]:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    script = str(Path(__file__).with_name("process_of_two.py"))
-    port = str(free_port())
-    said = run_all([[sys.executable, script, port, str(rank)] for rank in range(2)], env=environment, timeout=120)
-    assert said[0].code == WRONG, "it leaves the others, who end without it"
+    command, port = [sys.executable, str(Path(__file__).with_name("process_of_two.py"))], str(free_port())
+    return run_all([[*command, port, str(rank), *more] for rank in range(2)], env=environment, timeout=120)
+
+
+def test_one_leaves_the_other_which_ends_at_once() -> None:
+    first_one, other = two("leave")
+    assert first_one.code == WRONG
+    assert other.code != 0
+
+
+def test_two_processes() -> None:
+    said = two()
+    assert [one.code for one in said] == [0, 0], said
     found = [json.loads(one.out.splitlines()[-1]) for one in said]  # Gloo writes above it
     shares, firsts = [one.pop("shares") for one in found], [one.pop("first") for one in found]
     assert firsts == [True, False]

@@ -221,10 +221,12 @@ def test_rows_are_split_over_the_axes_that_the_mesh_has(small):
     assert placed["tokens"].addressable_shards[0].data.shape == (1, small.ROWS // 4, small.SEQ)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_rows_that_the_mesh_does_not_divide(small, whole):
+@pytest.mark.parametrize(("whole", "where"), [(False, " in this process"), (True, "")])
+def test_rows_that_the_mesh_does_not_divide(small, whole, where):
     batch, mesh = small.make_batch(0, 2), small.make_mesh(2, 4)
-    with pytest.raises(ValueError, match=r"\['loss_weights'\] has shape \(2, 4, 6\), .* rows 8 ways.* \(data × fsdp\)"):
+    with pytest.raises(
+        ValueError, match=rf"\['loss_weights'\] has shape \(2, 4, 6\), .* rows 8 ways{where} \(data × fsdp\)"
+    ):
         place_batch(batch, mesh=mesh, whole=whole)
 
 

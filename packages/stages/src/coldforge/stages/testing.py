@@ -1,10 +1,11 @@
-"""What tests of the stages' programs share: a program in several processes of one machine, as on as many hosts.
+"""What tests of the stages' programs share: several processes of one machine, as on as many hosts; what `--help` does.
 
 (code, out, err), *others = run_together([[*words], [*words]])
 """
 
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,23 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return int(free.getsockname()[1])
+
+
+def asked_for_help(program: str, *words: str) -> tuple[str, set[str]]:
+    """What a program prints with --help, in a process of its own, and the names of all modules that it has imported.
+
+    Args:
+        program: The module whose `main` takes the words of a command line.
+        words: Before --help.
+    """
+    script = (
+        f"import sys\nfrom {program} import main\n"
+        "try:\n    main([*sys.argv[1:], '--help'])\nexcept SystemExit:\n    pass\nprint(*sys.modules)"
+    )
+    command = [sys.executable, "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    *page, modules = done.stdout.splitlines()
+    return "\n".join(page), set(modules.split())
 
 
 def run_together(
